@@ -1,0 +1,60 @@
+# Every target sets up what it needs in .venv, and does so again only when pyproject.toml or the constraints change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What was tested; `make ... CONSTRAINTS=` takes the newest versions instead.
+CONSTRAINTS ?= constraints-cpu.txt
+PIP := $(BIN)/pip install --quiet
+
+.PHONY: help setup demo test test-slow test-gpu test-all lint format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(VENV)/.ready  ## make the virtual environment .venv
+
+$(VENV)/.ready: pyproject.toml $(wildcard $(CONSTRAINTS))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seqzoo needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	@cd src && $(PYTHON) -c 'import seqzoo'  # says what to do where git could not make the links
+	@echo "Setting up $(VENV) (some minutes, once) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+ifeq ($(CONSTRAINTS),)
+	$(PIP) --editable '.[dev]'
+else
+	$(PIP) $$(grep '^torch==' $(CONSTRAINTS))
+	@# A CUDA build of torch brings the Triton that it needs.
+	@sed "$$($(BIN)/python -c 'import torch; print("/^triton==/d" if torch.version.cuda else "")')" $(CONSTRAINTS) > $(VENV)/constraints.txt
+	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[dev]'
+endif
+	@touch $@
+
+demo: setup  ## the main job, start to end, in about ten minutes: train, convert, fine-tune, compare, export, generate
+	$(BIN)/seqzoo demo
+
+test: setup  ## the default tests
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup  ## what takes minutes
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: setup  ## what needs a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+test-all: setup  ## everything
+	$(BIN)/python -m pytest
+
+lint: setup  ## style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## apply style and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## speed and memory against peers, into benchmarks/RESULTS.md
+	$(BIN)/seqzoo bench
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist

@@ -1,0 +1,48 @@
+"""Convert a checkpoint of another model into one of the zoo's.
+
+seqzoo convert gpt2 SRC OUT [field=value ...]   GPT-2 into Decaying Fast Weight GPT-2
+"""
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
+    gpt2 = sources.add_parser(
+        "gpt2", help="GPT-2 into Decaying Fast Weight GPT-2, to be fine-tuned with `seqzoo train`"
+    )
+    gpt2.add_argument("src", help="folder or Hub id of a GPT-2")
+    gpt2.add_argument("out", help="new folder")
+    gpt2.add_argument(
+        "overrides", nargs="*", metavar="field=value", help="config fields, e.g. position_embedding_type=none"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import yaml
+    from transformers import AutoTokenizer
+
+    from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import DecayFastWeightGPT2LMHeadModel
+
+    overrides = {}
+    for override in args.overrides:
+        name, separator, value = override.partition("=")
+        if not separator:
+            raise ValueError(f"{override!r} is not of the form field=value")
+        overrides[name] = yaml.safe_load(value)
+    out = Path(args.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder; choose another")
+    model = DecayFastWeightGPT2LMHeadModel.from_gpt2(args.src, **overrides)
+    model.save_pretrained(out)
+    try:
+        AutoTokenizer.from_pretrained(args.src).save_pretrained(out)
+    except (OSError, ValueError):
+        print(f"{args.src} has no tokenizer that can be loaded; only the model is written", file=sys.stderr)
+    print(f"{out}: {model.num_parameters():,} parameters; new ones, to be fine-tuned:")
+    for name in model.new_parameters:
+        print(f"  {name}")
+    return 0

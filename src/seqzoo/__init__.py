@@ -1,0 +1,107 @@
+"""seqzoo: a Hugging Face-native model zoo for sequence transfer learning.
+
+`import seqzoo` is all it takes for `AutoModelForCausalLM.from_pretrained(...)` and its siblings to know the models of
+the zoo. It costs nothing by itself: registration waits until transformers' Auto classes are imported, so that commands
+and data tools that need no model never import torch.
+"""
+
+import sys
+from importlib import abc, import_module, util
+from pathlib import Path
+
+
+__version__ = "0.1.0"
+
+# model_type -> (config class, {Auto class: model class}), defined in
+# seqzoo.modeling.<model_type>.configuration_<model_type> and .modeling_<model_type>.
+MODELS = {
+    "decay_fast_weight_gpt2": (
+        "DecayFastWeightGPT2Config",
+        {
+            "AutoModel": "DecayFastWeightGPT2Model",
+            "AutoModelForCausalLM": "DecayFastWeightGPT2LMHeadModel",
+            "AutoModelForSequenceClassification": "DecayFastWeightGPT2ForSequenceClassification",
+        },
+    ),
+}
+
+if Path(__file__).with_name("modeling").is_file():
+    raise ImportError(
+        f"the folders in {Path(__file__).parent} should be symbolic links but are text files: git checked them out "
+        "without support for links. On Windows switch on developer mode (or use WSL); then run "
+        "`git config core.symlinks true` and `git checkout -- src`."
+    )
+
+
+def register() -> None:
+    """Registers every model with the Auto classes now, rather than when transformers imports them."""
+    for model_type in MODELS:
+        import_module(_module("modeling", model_type))
+
+
+def _module(kind: str, model_type: str) -> str:
+    return f"{__name__}.modeling.{model_type}.{kind}_{model_type}"
+
+
+def _register_config(model_type: str) -> None:
+    from transformers import AutoConfig
+
+    config_class = getattr(sys.modules[_module("configuration", model_type)], MODELS[model_type][0])
+    AutoConfig.register(model_type, config_class, exist_ok=True)
+
+
+def _register_models(model_type: str) -> None:
+    import transformers
+
+    config_name, model_names = MODELS[model_type]
+    config_class = getattr(sys.modules[_module("configuration", model_type)], config_name)
+    for auto_name, model_name in model_names.items():
+        model_class = getattr(sys.modules[_module("modeling", model_type)], model_name)
+        getattr(transformers, auto_name).register(config_class, model_class, exist_ok=True)
+
+
+class _AfterImport(abc.MetaPathFinder):
+    """Calls `actions[name]()` once, right after the module `name` has been imported by anybody."""
+
+    def __init__(self, actions):
+        self.actions = actions
+
+    def find_spec(self, name, path=None, target=None):
+        action = self.actions.pop(name, None)  # popped first: the search below comes through here again
+        spec = util.find_spec(name) if action else None
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                action()
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def _register_when_imported() -> None:
+    """A model registers right after its own module, and its module is imported right after the Auto classes are.
+
+    Both steps are needed: importing a model file may itself be what first imports the Auto classes.
+    """
+    actions = {}
+    for model_type in MODELS:
+        actions[_module("configuration", model_type)] = lambda name=model_type: _register_config(name)
+        actions[_module("modeling", model_type)] = lambda name=model_type: _register_models(name)
+    sys.meta_path.insert(0, _AfterImport(actions))
+    for kind in ("configuration", "modeling"):
+        modules = [_module(kind, model_type) for model_type in MODELS]
+        auto_module = f"transformers.models.auto.{kind}_auto"
+
+        def import_models(modules=modules):
+            for module in modules:
+                import_module(module)
+
+        if auto_module in sys.modules:
+            import_models()
+        else:
+            actions[auto_module] = import_models
+
+
+_register_when_imported()

@@ -1,0 +1,69 @@
+"""The table of models: `test_models.py` runs every common test over every row. A new model joins by adding one."""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+import seqzoo
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model at a size that a test can afford.
+
+    `config` are fields of its config class, dropout included so that evaluation mode is put to the test. `auto_class`
+    is the Auto class of its main head. `off` switches tests off: name of the test -> reason, which the run prints.
+    """
+
+    name: str
+    model_type: str
+    config: dict
+    auto_class: type = AutoModelForCausalLM
+    off: dict[str, str] = field(default_factory=dict)
+
+    def build(self, auto_class=None, **overrides) -> PreTrainedModel:
+        """A model in evaluation mode with seeded random weights, every parameter away from 0."""
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(self.model_type, **(self.config | overrides))
+        model = (auto_class or self.auto_class).from_config(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return model
+
+    def inputs(self, batch: int = 2, time: int = 24, seed: int = 0) -> torch.Tensor:
+        """Random token ids, [batch, time]."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(3, self.config["vocab_size"], (batch, time), generator=generator)
+
+
+TINY_GPT2 = {
+    "vocab_size": 99,
+    "n_positions": 128,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+
+MODELS = [
+    Row("decay", "decay_fast_weight_gpt2", TINY_GPT2),
+    Row(
+        "decay-every-option",
+        "decay_fast_weight_gpt2",
+        TINY_GPT2
+        | {
+            "gate_sides": "key",
+            "gate_init": "uniform",
+            "gate_rank": 3,
+            "state_size": 5,
+            "scale": 1.0,
+            "position_embedding_type": "none",
+        },
+    ),
+]
+
+assert {row.model_type for row in MODELS} == set(seqzoo.MODELS), "every registered model needs a row"
