@@ -47,13 +47,22 @@ from seqzoo.modeling.decay_fast_weight_gpt2.convert_gpt2_decay_fast_weight_gpt2 
 logger = logging.get_logger(__name__)
 
 
+class GateLinear(nn.Linear):
+    """A layer of its own kind so that its bias can start apart (`gate_init`)."""
+
+
 def gate_projection(config: DecayFastWeightGPT2Config, size: int) -> nn.Module:
     """Gate logits for `size` cells a head: a full matrix, or one of rank `gate_rank`."""
     if config.gate_rank is None:
-        return nn.Linear(config.n_embd, config.n_head * size)
+        return GateLinear(config.n_embd, config.n_head * size)
     return nn.Sequential(
-        nn.Linear(config.n_embd, config.gate_rank, bias=False), nn.Linear(config.gate_rank, config.n_head * size)
+        nn.Linear(config.n_embd, config.gate_rank, bias=False), GateLinear(config.gate_rank, config.n_head * size)
     )
+
+
+def log_gate(logits: torch.Tensor) -> torch.Tensor:
+    """log(sigmoid(logits)), in float32 at least: a gate of 1 - 1e-4 would be 1 in bfloat16."""
+    return nn.functional.logsigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 
 class DecayFastWeightMemory(nn.Module):
@@ -81,11 +90,10 @@ class DecayFastWeightMemory(nn.Module):
         q, k, v = (
             x.unflatten(-1, (self.n_head, -1)) for x in self.c_attn(hidden_states).split(self.sizes, dim=-1)
         )  # [B, T, H, K], [B, T, H, K], [B, T, H, D]
-        # In log space and float32 from here on: a gate of 1 - 1e-4 is 1 in bfloat16.
         gk, gv = (
-            nn.functional.logsigmoid(gate(hidden_states).float()).unflatten(-1, (self.n_head, -1)) if gate else None
+            None if gate is None else log_gate(gate(hidden_states)).unflatten(-1, (self.n_head, -1))
             for gate in (self.k_gate, self.v_gate)
-        )
+        )  # [B, T, H, K], [B, T, H, D]
         if padding is not None:  # a padded step neither writes nor decays
             padding = padding[:, :, None, None]
             k = k.masked_fill(padding, 0)
@@ -116,6 +124,9 @@ class DecayFastWeightGPT2Block(GradientCheckpointingLayer):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = GPT2MLP(4 * config.n_embd if config.n_inner is None else config.n_inner, config)
 
+        for projection in (self.attn.c_attn, self.mlp.c_fc, self.attn.c_proj, self.mlp.c_proj):
+            projection.is_residual = projection in (self.attn.c_proj, self.mlp.c_proj)  # read by `_init_weights`
+
     def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
         hidden_states = hidden_states + self.attn(self.ln_1(hidden_states), **kwargs)
         return hidden_states + self.mlp(self.ln_2(hidden_states))
@@ -134,24 +145,19 @@ class DecayFastWeightGPT2PreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
+        # Only modules with parameters of their own: the library skips the others for classes outside of it.
         super()._init_weights(module)
         if isinstance(module, Conv1D):
-            init.normal_(module.weight, std=self.config.initializer_range)
+            # GPT-2 starts the projections back into the residual stream, two a block, smaller.
+            std = self.config.initializer_range / (math.sqrt(2 * self.config.n_layer) if module.is_residual else 1)
+            init.normal_(module.weight, std=std)
             init.zeros_(module.bias)
-        elif isinstance(module, DecayFastWeightMemory):
-            for gate in (module.k_gate, module.v_gate):
-                if gate is not None:
-                    self._init_gate_bias(gate[-1].bias if isinstance(gate, nn.Sequential) else gate.bias)
-        if isinstance(module, (DecayFastWeightMemory, GPT2MLP)):
-            # GPT-2's scaling of the two residual branches of a block.
-            init.normal_(module.c_proj.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.n_layer))
-
-    def _init_gate_bias(self, bias: nn.Parameter):
-        if self.config.gate_init == "uniform":
-            n = bias.numel() // self.config.n_head
-            init.copy_(bias, torch.empty_like(bias).uniform_(1 / n, 1 - 1 / n).logit())
-        else:
-            init.constant_(bias, float(self.config.gate_init))
+        elif isinstance(module, GateLinear):
+            if self.config.gate_init == "uniform":
+                n = module.out_features // self.config.n_head
+                init.copy_(module.bias, torch.empty_like(module.bias).uniform_(1 / n, 1 - 1 / n).logit())
+            else:
+                init.constant_(module.bias, float(self.config.gate_init))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool = True, **kwargs):

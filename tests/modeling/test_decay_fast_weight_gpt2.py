@@ -1,0 +1,380 @@
+"""Decaying Fast Weight GPT-2: what the common tests of `test_models.py` do not cover."""
+
+import json
+
+import pytest
+import torch
+from model_table import MODELS, TINY_GPT2
+from test_models import assert_close
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DataCollatorWithFlattening,
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import DecayFastWeightCache
+from seqzoo.modeling.decay_fast_weight_gpt2.configuration_decay_fast_weight_gpt2 import DecayFastWeightGPT2Config
+from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import DecayFastWeightGPT2LMHeadModel
+
+
+ROW = MODELS[0]
+
+
+@pytest.fixture
+def model():
+    return ROW.build()
+
+
+def gpt2(**overrides) -> GPT2LMHeadModel:
+    torch.manual_seed(5)
+    return GPT2LMHeadModel(GPT2Config(**(TINY_GPT2 | overrides))).eval()
+
+
+class TestEquations:
+    def test_memory_computes_the_paper(self):
+        """One head written out step by step from the equations of the module docstring, in float64."""
+        model = ROW.build(n_head=1, n_layer=1).double()
+        memory = model.transformer.h[0].attn
+        x = torch.randn(1, 7, 32, dtype=torch.float64)
+        q, k, v = (x @ memory.c_attn.weight + memory.c_attn.bias)[0].split(32, dim=-1)
+        b, a = memory.k_gate(x)[0].sigmoid(), memory.v_gate(x)[0].sigmoid()
+        state, outputs = torch.zeros(32, 32, dtype=torch.float64), []
+        for t in range(7):
+            state = torch.outer(b[t], a[t]) * state + torch.outer(k[t], v[t])
+            outputs.append(state.T @ q[t] * 32**-0.5)
+        expected = torch.stack(outputs) @ memory.c_proj.weight + memory.c_proj.bias
+        assert_close(memory(x)[0], expected, 1e-12)
+
+    def test_gradients_agree_with_float64_finite_differences(self):
+        model = ROW.build(n_embd=8, n_head=2, vocab_size=11).double()
+        ids = torch.randint(3, 11, (1, 9))
+
+        def loss():  # the library's loss is computed in float32
+            return torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:])
+
+        loss().backward()
+        generator = torch.Generator().manual_seed(1)
+        for name, parameter in model.named_parameters():
+            direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            direction /= direction.norm()
+            losses = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    parameter.add_(direction, alpha=step)
+                    losses.append(loss())
+                    parameter.sub_(direction, alpha=step)
+            numeric = (losses[0] - losses[1]) / 2e-5
+            analytic = (parameter.grad * direction).sum()
+            assert abs(numeric - analytic) <= 1e-6 * abs(analytic) + 1e-9, name
+
+    @pytest.mark.parametrize(("gate_init", "low", "high"), [(2.0, 2.0, 2.0), ("uniform", -2.0, 2.0)])
+    def test_gate_initialisation(self, gate_init, low, high):
+        config = DecayFastWeightGPT2Config(**TINY_GPT2, gate_init=gate_init)
+        memory = AutoModelForCausalLM.from_config(config).transformer.h[0].attn
+        assert abs(memory.c_attn.weight.std() - 0.02) < 2e-3
+        assert abs(memory.c_proj.weight.std() - 0.01) < 1e-3  # 0.02 / sqrt(2 * n_layer)
+        for gate in (memory.k_gate, memory.v_gate):
+            assert gate.bias.min() >= low and gate.bias.max() <= high  # logit(1/8) = -1.95
+            assert (gate.bias.std() > 0.5) == (gate_init == "uniform")
+
+    def test_parameters_of_gpt2_small(self):
+        with torch.device("meta"):
+            ours = DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2Config())
+            theirs = GPT2LMHeadModel(GPT2Config())
+        new = 12 * 2 * (768 * 768 + 768)
+        assert ours.num_parameters() - theirs.num_parameters() == new
+
+
+class TestState:
+    def test_is_float32_and_of_constant_size(self, model):
+        model = model.to(torch.bfloat16)
+        cache = model(ROW.inputs(time=3)).past_key_values
+        for _ in range(2):
+            for layer in cache.layers:
+                assert layer.state.dtype == torch.float32
+                assert layer.state.shape == (2, 4, 8, 8)
+            cache = model(ROW.inputs(time=50), past_key_values=cache).past_key_values
+
+    def test_beams_reorder_it(self, model):
+        cache = model(ROW.inputs(batch=3)).past_key_values
+        states = [layer.state.clone() for layer in cache.layers]
+        cache.reorder_cache(torch.tensor([2, 0, 0]))
+        for layer, state in zip(cache.layers, states, strict=True):
+            assert torch.equal(layer.state, state[[2, 0, 0]])
+
+    def test_repeats_selects_and_resets(self, model):
+        cache = model(ROW.inputs()).past_key_values
+        state = cache.layers[1].state.clone()
+        cache.batch_repeat_interleave(2)
+        assert torch.equal(cache.layers[1].state, state[[0, 0, 1, 1]])
+        cache.batch_select_indices(torch.tensor([3]))
+        assert torch.equal(cache.layers[1].state, state[[1]])
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        assert not cache.layers[1].state.any()
+
+    def test_gradient_flows_through_a_carried_state(self, model):
+        model.train()
+        ids = ROW.inputs()
+        cache = DecayFastWeightCache(model.config)
+        model(ids, past_key_values=cache)
+        model(ids, past_key_values=cache, labels=ids).loss.backward()
+        assert model.transformer.h[0].attn.k_gate.weight.grad.abs().sum() > 0
+
+    def test_of_another_kind_or_shape_is_refused(self, model):
+        ids = ROW.inputs()
+        with pytest.raises(TypeError, match="DynamicCache; this model needs a DecayFastWeightCache"):
+            model(ids, past_key_values=DynamicCache())
+        cache = model(ids).past_key_values
+        with pytest.raises(ValueError, match=r"shape \[2, 4, 8, 8\].*\[3, 4, 8, 8\]"):
+            model(ROW.inputs(batch=3), past_key_values=cache)
+        with pytest.raises(ValueError, match="model of 3 layers, this one has 2"):
+            model(ids, past_key_values=DecayFastWeightCache(DecayFastWeightGPT2Config(**TINY_GPT2 | {"n_layer": 3})))
+        with pytest.raises(ValueError, match="cannot forget"):
+            cache.crop(-1)
+
+    def test_continuous_batching_is_refused(self, model):
+        with pytest.raises(ValueError, match="continuous batching"):
+            model.generate_batch([[5, 6, 7]], max_new_tokens=2)
+
+    def test_assisted_decoding_is_refused_by_the_library(self, model):
+        with pytest.raises(ValueError, match="stateful"):
+            model.generate(ROW.inputs(batch=1), prompt_lookup_num_tokens=2, max_new_tokens=4)
+
+
+class TestPositions:
+    def test_learned_refuses_what_is_beyond(self, model):
+        with pytest.raises(ValueError, match=r"position 128 is beyond the 128.*'learned_clamped'.*'none'"):
+            model(ROW.inputs(time=129))
+        cache = model(ROW.inputs(time=128)).past_key_values
+        with pytest.raises(ValueError, match="position 128"):
+            model(ROW.inputs(time=1), past_key_values=cache)
+        with pytest.raises(ValueError, match="position 500"):
+            model(ROW.inputs(time=1), position_ids=torch.full((2, 1), 500))
+
+    def test_padding_does_not_count(self, model):
+        ids = ROW.inputs(time=140)
+        mask = torch.ones_like(ids)
+        mask[:, :12] = 0
+        assert_close(model(ids, attention_mask=mask).logits[:, 12:], model(ids[:, 12:]).logits)
+
+    def test_clamped_equals_learned_within_and_repeats_the_last_row_beyond(self, model):
+        clamped = ROW.build(position_embedding_type="learned_clamped")
+        ids = ROW.inputs(time=140)
+        assert torch.equal(clamped(ids[:, :128]).logits, model(ids[:, :128]).logits)
+        explicit = torch.arange(140).clamp(max=127)[None]
+        unpacked = torch.ones_like(ids)  # with a mask, positions are no sign of packing
+        assert torch.equal(clamped(ids).logits, clamped(ids, position_ids=explicit, attention_mask=unpacked).logits)
+
+    @pytest.mark.parametrize("kind", ["learned_clamped", "none"])
+    def test_a_converted_model_generates_16384_tokens(self, kind):
+        teacher = gpt2(n_embd=8, n_head=2, n_layer=1, n_positions=1024)
+        model = DecayFastWeightGPT2LMHeadModel.from_gpt2(teacher, position_embedding_type=kind)
+        prompt = torch.tensor([[5]])
+        output = model.generate(
+            prompt, attention_mask=prompt > 0, max_new_tokens=16_384, min_new_tokens=16_384, do_sample=False
+        )
+        assert output.shape == (1, 16_385)
+        logits = model(output[:, :-1], logits_to_keep=1).logits[:, -1]
+        logits[:, 1] = -torch.inf  # the end of text was not allowed
+        assert logits.argmax() == output[0, -1]
+
+
+class TestPacking:
+    LENGTHS = (5, 1, 9, 70)
+
+    @pytest.fixture
+    def sequences(self):
+        return [ROW.inputs(batch=1, time=n, seed=n)[0].tolist() for n in self.LENGTHS]
+
+    @pytest.mark.parametrize(
+        "keep",
+        [{"position_ids"}, {"seq_idx"}, {"cu_seq_lens_q"}, {"position_ids", "seq_idx", "cu_seq_lens_q"}],
+        ids=str,
+    )
+    @pytest.mark.parametrize("row", MODELS, ids=lambda row: row.name)
+    def test_no_leak_over_boundaries(self, sequences, keep, row):
+        model = row.build()
+        collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
+        batch = collate([{"input_ids": ids} for ids in sequences], return_tensors="pt")
+        packed = model(batch["input_ids"], **{name: batch[name] for name in keep}).logits[0]
+        for logits, ids in zip(packed.split(self.LENGTHS), sequences, strict=True):
+            assert_close(logits, model(torch.tensor([ids])).logits[0])
+
+    def test_gradients_stay_within(self, model, sequences):
+        collate = DataCollatorWithFlattening()
+        batch = collate([{"input_ids": ids} for ids in sequences], return_tensors="pt")
+        embeds = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
+        model(inputs_embeds=embeds, position_ids=batch["position_ids"]).logits[0, 10:].square().sum().backward()
+        assert not embeds.grad[0, :6].any()
+        assert embeds.grad[0, 6:].abs().sum(-1).all()
+
+    def test_cumulative_lengths_describe_one_row(self, model):
+        with pytest.raises(ValueError, match="one packed row, the batch has 2"):
+            model(ROW.inputs(), cu_seq_lens_q=torch.tensor([0, 3, 24]))
+
+
+class TestConversion:
+    @pytest.mark.parametrize(
+        "overrides",
+        [{}, {"position_embedding_type": "none"}, {"gate_rank": 2, "gate_sides": "key"}, {"state_size": 5}],
+        ids=str,
+    )
+    def test_shared_weights_are_bit_equal_and_the_others_are_listed(self, overrides):
+        teacher = gpt2()
+        model = DecayFastWeightGPT2LMHeadModel.from_gpt2(teacher, **overrides)
+        theirs, ours = teacher.state_dict(), model.state_dict()
+        for name in ours:
+            if name in theirs and ours[name].shape == theirs[name].shape:
+                assert torch.equal(ours[name], theirs[name]), name
+            else:
+                assert any(entry.split()[0] == name for entry in model.new_parameters), name
+        listed = {entry.split()[0] for entry in model.new_parameters}
+        partly = {name for name in ours if "c_attn" in name} if "state_size" in overrides else set()
+        assert listed == {name for name in ours if "gate" in name} | partly
+        for name in partly:
+            assert torch.equal(ours[name][..., -32:], theirs[name][..., -32:])
+        assert set(theirs) - set(ours) == ({"transformer.wpe.weight"} if "none" in overrides.values() else set())
+
+    def test_without_decay_and_with_uniform_scores_it_is_still_gpt2_around_the_memory(self):
+        """With attention's and memory's outputs projected to nothing the two models are the same function."""
+        teacher = gpt2()
+        for block in teacher.transformer.h:
+            torch.nn.init.zeros_(block.attn.c_proj.weight)
+        ids = ROW.inputs()
+        assert_close(DecayFastWeightGPT2LMHeadModel.from_gpt2(teacher)(ids).logits, teacher(ids).logits)
+
+    def test_from_a_folder_keeps_tokens_and_generation_settings(self, tmp_path):
+        teacher = gpt2()
+        teacher.generation_config.repetition_penalty = 1.5
+        teacher.save_pretrained(tmp_path)
+        model = DecayFastWeightGPT2LMHeadModel.from_gpt2(tmp_path, gate_init=4.0)
+        assert model.config.gate_init == 4.0
+        assert (model.config.eos_token_id, model.config.pad_token_id) == (1, 2)
+        assert model.generation_config.repetition_penalty == 1.5
+        assert not model.training
+
+    def test_the_unscaled_variant_stays_unscaled(self):
+        assert DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(scale_attn_weights=False)).config.scale == 1.0
+
+    def test_other_checkpoints_are_refused_by_name(self, tmp_path):
+        llama = LlamaForCausalLM(
+            LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+        )
+        with pytest.raises(ValueError, match="this one is 'llama'"):
+            DecayFastWeightGPT2LMHeadModel.from_gpt2(llama)
+        llama.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="this one is 'llama'"):
+            DecayFastWeightGPT2LMHeadModel.from_gpt2(tmp_path)
+        with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx=True cannot be converted"):
+            DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(scale_attn_by_inverse_layer_idx=True))
+        with pytest.raises(ValueError, match="no language-model head"):
+            DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2().transformer)
+        with pytest.raises(ValueError, match="gate_bias is not a field .* did you mean gate_"):
+            DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(), gate_bias=2)
+        with pytest.raises(ValueError, match="n_layer=3 differs from the checkpoint's 2"):
+            DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(), n_layer=3)
+
+
+class TestClassification:
+    def test_head_reads_the_last_real_token(self):
+        model = ROW.build(AutoModelForSequenceClassification, num_labels=3)
+        ids = ROW.inputs()
+        mask = torch.ones_like(ids)
+        mask[1, 15:] = 0
+        logits = model(ids, attention_mask=mask).logits
+        assert logits.shape == (2, 3)
+        assert_close(logits[1:], model(ids[1:, :15]).logits)
+        padded = ids.masked_fill(mask == 0, model.config.pad_token_id)
+        assert_close(model(padded).logits[1:], logits[1:])
+        assert model(ids, attention_mask=mask, labels=torch.tensor([0, 2])).loss.isfinite()
+
+    def test_a_batch_needs_to_know_its_padding(self):
+        model = ROW.build(AutoModelForSequenceClassification, pad_token_id=None)
+        with pytest.raises(ValueError, match="needs an attention_mask"):
+            model(ROW.inputs())
+
+
+class TestBadInput:
+    def test_token_ids(self, model):
+        with pytest.raises(ValueError, match="token id 99 is outside the vocabulary of 99"):
+            model(torch.tensor([[4, 99]]))
+        with pytest.raises(ValueError, match="token id -1"):
+            model(torch.tensor([[4, -1]]))
+
+    def test_empty_prompt(self, model):
+        with pytest.raises(ValueError, match="input is empty"):
+            model(torch.empty(1, 0, dtype=torch.long))
+        with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
+            model()
+
+    def test_mask_of_another_length(self, model):
+        with pytest.raises(ValueError, match=r"shape \[2, 20\]; expected .* \[2, 24\]"):
+            model(ROW.inputs(), attention_mask=torch.ones(2, 20))
+
+    @pytest.mark.parametrize(
+        ("field", "message"),
+        [
+            ({"update_rule": "delta"}, "update_rule='delta' is not supported; choose from decay"),
+            ({"feature_map": "elu"}, "feature_map='elu'"),
+            ({"normalize": True}, "normalize=True"),
+            ({"gate_sides": "none"}, "choose from both, key, value"),
+            ({"position_embedding_type": "rotary"}, "choose from learned, learned_clamped, none"),
+            ({"gate_init": "ones"}, "a number or 'uniform'"),
+            ({"n_head": 5}, "n_embd=32 must be a multiple of n_head=5"),
+            ({"n_layer": 0}, "n_layer=0 must be at least 1"),
+            ({"state_size": -2}, "state_size=-2"),
+            ({"config_version": 2}, "newer release.*Upgrade seqzoo"),
+        ],
+        ids=str,
+    )
+    def test_config(self, field, message):
+        with pytest.raises(ValueError, match=message):
+            DecayFastWeightGPT2Config(**TINY_GPT2 | field)
+
+    def test_a_newer_config_file(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"config_version": 2}))
+        with pytest.raises(ValueError, match="newer release"):
+            AutoModelForCausalLM.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("damage", ["truncated", "header", "empty", "missing"])
+    def test_damaged_weights(self, model, tmp_path, damage):
+        model.save_pretrained(tmp_path)
+        weights = tmp_path / "model.safetensors"
+        content = weights.read_bytes()
+        weights.write_bytes(
+            {"truncated": content[:-100], "header": b"\xff" * 64 + content[64:], "empty": b"", "missing": b""}[damage]
+        )
+        if damage == "missing":
+            weights.unlink()
+        with pytest.raises(OSError, match=str(tmp_path)):
+            AutoModelForCausalLM.from_pretrained(tmp_path)
+
+    def test_pickled_weights(self, model, tmp_path):
+        AutoConfig.for_model(ROW.model_type, **TINY_GPT2).save_pretrained(tmp_path)
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+        with pytest.raises(OSError, match="safetensors"):
+            AutoModelForCausalLM.from_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="safetensors only"):
+            AutoModelForCausalLM.from_pretrained(tmp_path, use_safetensors=False)
+
+
+def test_torch_compile_gives_the_same_logits_and_gradients():
+    ids = ROW.inputs()
+    results = []
+    for compiled in (False, True):
+        model = ROW.build()
+        forward = torch.compile(model) if compiled else model
+        output = forward(ids, labels=ids)
+        output.loss.backward()
+        results.append((output.logits.detach(), model.transformer.h[0].attn.k_gate.weight.grad))
+    for plain, compiled in zip(*results, strict=True):
+        assert_close(compiled, plain)
