@@ -38,11 +38,18 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{out} exists and is not an empty folder; choose another")
     model = DecayFastWeightGPT2LMHeadModel.from_gpt2(args.src, **overrides)
     model.save_pretrained(out)
-    try:
+    if has_tokenizer(args.src):
         AutoTokenizer.from_pretrained(args.src).save_pretrained(out)
-    except (OSError, ValueError):
-        print(f"{args.src} has no tokenizer that can be loaded; only the model is written", file=sys.stderr)
+    else:
+        print(f"{args.src} has no tokenizer; only the model is written", file=sys.stderr)
     print(f"{out}: {model.num_parameters():,} parameters; new ones, to be fine-tuned:")
     for name in model.new_parameters:
         print(f"  {name}")
     return 0
+
+
+def has_tokenizer(src: str) -> bool:
+    """Whether a folder has a tokenizer's files; from nothing, the library would make an empty tokenizer."""
+    from pathlib import Path
+
+    return not Path(src).is_dir() or any((Path(src) / name).is_file() for name in ("tokenizer.json", "vocab.json"))

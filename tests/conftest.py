@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_table import MODELS
+from second_environment import second_environment  # noqa: F401
 
 
 torch.set_num_threads(1)
@@ -31,3 +33,12 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs ../shared/data beside the checkout, which is not there")
     return SHARED_DATA
+
+
+@pytest.fixture(params=MODELS, ids=lambda row: row.name)
+def row(request):
+    """Every model of the table, but where a row switches the test off."""
+    test = request.function.__name__
+    if test in request.param.off:
+        pytest.skip(f"{request.param.name}: {request.param.off[test]}")
+    return request.param

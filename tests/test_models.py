@@ -5,19 +5,10 @@ import json
 
 import pytest
 import torch
-from model_table import MODELS
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
 import seqzoo
-
-
-@pytest.fixture(params=MODELS, ids=lambda row: row.name)
-def row(request):
-    test = request.function.__name__
-    if test in request.param.off:
-        pytest.skip(f"{request.param.name}: {request.param.off[test]}")
-    return request.param
 
 
 @pytest.fixture

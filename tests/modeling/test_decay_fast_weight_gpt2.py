@@ -80,7 +80,8 @@ class TestEquations:
         assert abs(memory.c_attn.weight.std() - 0.02) < 2e-3
         assert abs(memory.c_proj.weight.std() - 0.01) < 1e-3  # 0.02 / sqrt(2 * n_layer)
         for gate in (memory.k_gate, memory.v_gate):
-            assert gate.bias.min() >= low and gate.bias.max() <= high  # logit(1/8) = -1.95
+            assert gate.bias.min() >= low  # logit(1/8) = -1.95
+            assert gate.bias.max() <= high
             assert (gate.bias.std() > 0.5) == (gate_init == "uniform")
 
     def test_parameters_of_gpt2_small(self):
@@ -276,7 +277,7 @@ class TestConversion:
             DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(scale_attn_by_inverse_layer_idx=True))
         with pytest.raises(ValueError, match="no language-model head"):
             DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2().transformer)
-        with pytest.raises(ValueError, match="gate_bias is not a field .* did you mean gate_"):
+        with pytest.raises(ValueError, match=r"gate_bias is not a field .* did you mean gate_"):
             DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(), gate_bias=2)
         with pytest.raises(ValueError, match="n_layer=3 differs from the checkpoint's 2"):
             DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(), n_layer=3)

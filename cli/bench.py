@@ -1,0 +1,53 @@
+"""Run benchmarks against peers and write them down.
+
+seqzoo bench                 all of them, into benchmarks/results/*.json and benchmarks/RESULTS.md
+seqzoo bench generation      one of them; RESULTS.md keeps the others' last results
+"""
+
+import argparse
+import sys
+
+
+BENCHMARKS = {
+    "decaying_fast_weights": "The op against its definition and against attention",
+    "generation": "Time a token and cache size against context",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all without")
+    parser.add_argument("--out", default="benchmarks", help="folder for results/ and RESULTS.md (default: benchmarks)")
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+    from importlib import import_module
+    from pathlib import Path
+
+    for name in args.names:
+        if name not in BENCHMARKS:
+            raise ValueError(f"there is no benchmark {name!r}; choose from {', '.join(BENCHMARKS)}")
+    out = Path(args.out)
+    (out / "results").mkdir(parents=True, exist_ok=True)
+    chapters = ["# Results\n\nWritten by `seqzoo bench` from `results/*.json`. Ratios are of medians in one run.\n"]
+    missed = []
+    for name, title in BENCHMARKS.items():
+        module = import_module(f"seqzoo.benchmarks.{name}")
+        path = out / "results" / f"{name}.json"
+        if name in (args.names or BENCHMARKS):
+            print(f"{name} ...", file=sys.stderr)
+            result = module.run(progress=lambda line: print(f"  {line}", file=sys.stderr))
+            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        elif path.is_file():
+            result = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            continue
+        missed += [entry["what"] for entry in result["bars"] if not entry["met"]]
+        machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
+        chapters.append(f"## {title}\n\n{machine}\n\n{module.to_markdown(result)}\n")
+    text = "\n".join(chapters)
+    (out / "RESULTS.md").write_text(text, encoding="utf-8")
+    print(text)
+    for what in missed:
+        print(f"missed: {what}", file=sys.stderr)
+    return 0

@@ -1,0 +1,160 @@
+"""The card of an exported model: what is known of it, and what its own run measured."""
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedModel
+
+
+# The transformers releases that exports were loaded with, in an environment without seqzoo.
+PROVEN_TRANSFORMERS = ">=5.17,<=5.23"
+
+METRICS_SCHEMA = 1
+
+# What a card needs of metrics.json; the rest of it is shown where it is there.
+METRICS = {
+    "data": ("source", "sha256", "python", "train_tokens", "train_bytes"),
+    "training": (
+        *("steps", "batch_size", "sequence_length", "tokens_seen", "final_loss"),
+        *("seconds", "tokens_per_second", "num_processes", "seed"),
+    ),
+    "evaluation": ("bits_per_byte", "perplexity", "tokens", "bytes"),
+    "versions": (),
+    "date": (),
+}
+
+# The task of a model by the Auto class that loads it.
+PIPELINE_TAGS = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModel": "feature-extraction",
+}
+
+# Of the files that data/text.py reads: a name that ends so is no dataset of the Hub, even where the file is gone.
+FILE_SUFFIXES = {".txt", ".xml", ".md", ".jsonl", ".parquet", ".gz", ".xz", ".zip"}
+
+
+def model_card(
+    model: PreTrainedModel, name: str, *, license: str, metrics: dict[str, Any] | None, recipe: str | None
+) -> ModelCard:
+    """The card of `model`, from the text of its model type and the numbers of its run.
+
+    Args:
+        model (`PreTrainedModel`):
+            Its config carries `auto_map`; the file `<model_type>.md` of this folder says what it is.
+        name (`str`):
+            Title of the card and name of the repository.
+        license (`str`):
+            Licence of the weights, by its id on the Hub, such as `apache-2.0`.
+        metrics (`dict`, *optional*):
+            What [`read_metrics`] returned. With None the card says that nothing was measured.
+        recipe (`str`, *optional*):
+            YAML text of the recipe that trained the model.
+
+    Raises:
+        `FileNotFoundError`: this folder has no text for the model type.
+    """
+    config = model.config
+    room = files("seqzoo.hub_cards")
+    text = room / f"{config.model_type}.md"
+    if not text.is_file():
+        raise FileNotFoundError(
+            f"{text} is missing: write what a {config.model_type} is, its limits and its citation."
+        )
+    about = ModelCard(text.read_text(encoding="utf-8"))
+    headings = re.split(r"^## (.+)\n", about.text, flags=re.MULTILINE)[1:]
+
+    class_name = type(model).__name__
+    auto_class = next(auto for auto in PIPELINE_TAGS if config.auto_map.get(auto, "").endswith(f".{class_name}"))
+    data = ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag=PIPELINE_TAGS[auto_class],
+        language=about.data.language,
+        tags=["custom_code", config.model_type, *about.data.tags],
+    )
+    source, lengths = None, {}
+    if metrics is not None:
+        source = metrics["data"]["source"]
+        dataset = _hub_id(source)
+        if source == "embedded":
+            source = "embedded (the documentation of Python's standard library)"
+        elif dataset is None:  # files: where they lay says nothing to others
+            source = ", ".join(Path(name).name for name in source.split(", "))
+        lengths = {int(length): result for length, result in metrics["evaluation"].get("by_length", {}).items()}
+        data.model_name = name
+        data.base_model = _hub_id(metrics["base_model"]) if metrics.get("base_model") else None
+        data.datasets = [dataset] if dataset else None
+        data.eval_results = [
+            EvalResult(
+                task_type=data.pipeline_tag,
+                dataset_type=dataset or "text",
+                dataset_name=f"held-out part of {source}",
+                metric_type=metric,
+                metric_value=round(metrics["evaluation"][metric], 4),
+                metric_name=metric.replace("_", " "),
+            )
+            for metric in ("bits_per_byte", "perplexity")
+        ]
+
+    return ModelCard.from_template(
+        data,
+        template_str=(room / "model_card.md").read_text(encoding="utf-8"),
+        name=name,
+        about={heading: section.strip() for heading, section in zip(headings[::2], headings[1::2])},
+        config=config,
+        parameters=model.num_parameters(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        auto_class=auto_class,
+        transformers_range=PROVEN_TRANSFORMERS,
+        metrics=metrics,
+        source=source,
+        lengths=sorted(lengths.items()),
+        recipe=recipe and recipe.strip(),
+    )
+
+
+def read_metrics(path: str | Path, model_type: str) -> dict[str, Any]:
+    """What a training run wrote to `metrics.json`, checked to be of this schema and of a model of `model_type`.
+
+    Raises:
+        `ValueError`: the file is no JSON, of another schema, incomplete, or of a model of another type.
+    """
+    try:
+        metrics = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): run the training or evaluation again.") from error
+    if not isinstance(metrics, dict) or metrics.get("schema") != METRICS_SCHEMA:
+        raise ValueError(
+            f"{path} is not of schema {METRICS_SCHEMA}: evaluate the model again with this version of seqzoo."
+        )
+    if metrics.get("model_type") != model_type:
+        raise ValueError(
+            f"{path} was measured on a {metrics.get('model_type')!r}, but the model beside it is a {model_type!r}: "
+            "remove the file or evaluate the model again."
+        )
+    missing = [section for section in METRICS if section not in metrics] or [
+        f"{section}.{key}" for section, keys in METRICS.items() for key in keys if key not in metrics[section]
+    ]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}: run the training or evaluation again.")
+    return metrics
+
+
+def _hub_id(name: str) -> str | None:
+    """The `owner/name` in the name of a Hub model, or of a Hub dataset and its configuration; None for files."""
+    parts = name.split("/")
+    if len(parts) not in (2, 3) or Path(name).suffix in FILE_SUFFIXES or Path(name).exists():
+        return None
+    repo_id = "/".join(parts[:2])
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        return None
+    return repo_id

@@ -1,0 +1,152 @@
+"""Export: a model folder becomes a repository that plain transformers loads, with its code, weights and card."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from seqzoo import register
+from seqzoo.hub_cards.card import model_card, read_metrics
+from seqzoo.hub_cards.flatten import flatten
+
+
+def export(model_dir: str | Path, out_dir: str | Path, *, license: str = "apache-2.0") -> list[Path]:
+    """Makes a self-contained repository out of a model folder.
+
+    `AutoModel...from_pretrained(out_dir, trust_remote_code=True)` then works where seqzoo is not installed. The folder
+    appears under its name only when it is complete.
+
+    Args:
+        model_dir (`str` or `Path`):
+            A folder that a training run or `save_pretrained` of a model of the zoo left: `config.json`, safetensors
+            weights and tokenizer. `metrics.json` and `recipe.yaml`, where present, go into the card.
+        out_dir (`str` or `Path`):
+            A folder that does not exist yet or is empty. Its name becomes the title of the card.
+        license (`str`, *optional*, defaults to `"apache-2.0"`):
+            Licence of the weights, by its id on the Hub.
+
+    Returns:
+        `list[Path]`: the files of the repository, sorted by name.
+
+    Raises:
+        `FileNotFoundError`: `model_dir` lacks its config, weights or tokenizer.
+        `FileExistsError`: `out_dir` holds something.
+        `ValueError`: the model is not one of the zoo, or a file of `model_dir` is damaged or does not fit.
+    """
+    model_dir, out_dir = Path(model_dir), Path(out_dir).absolute()
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise FileExistsError(
+            f"{out_dir} exists already and is not an empty folder: choose another name or remove it."
+        )
+
+    config = _read_config(model_dir)
+    config_class = _config_class(model_dir, config.get("model_type"))
+    auto_classes = _auto_classes(config_class)
+    model = _load_model(model_dir, config.get("architectures") or [], auto_classes)
+    tokenizer = _load_tokenizer(model_dir)
+    metrics_path, recipe_path = model_dir / "metrics.json", model_dir / "recipe.yaml"
+    metrics = read_metrics(metrics_path, config_class.model_type) if metrics_path.exists() else None
+    recipe = recipe_path.read_text(encoding="utf-8") if recipe_path.exists() else None
+
+    def remote(cls: type) -> str:
+        return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
+
+    model.config.auto_map = {"AutoConfig": remote(config_class)} | {
+        name: remote(model_class) for name, model_class in auto_classes.items()
+    }
+    card = model_card(model, out_dir.name, license=license, metrics=metrics, recipe=recipe)
+
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out_dir.name}-", dir=out_dir.parent) as scratch:
+        folder = Path(scratch) / out_dir.name
+        folder.mkdir()
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        flatten([cls.__module__ for cls in (config_class, *auto_classes.values())], folder)
+        card.save(folder / "README.md")
+        if out_dir.exists():
+            out_dir.rmdir()
+        folder.rename(out_dir)
+    return sorted(out_dir.iterdir())
+
+
+def _read_config(model_dir: Path) -> dict[str, Any]:
+    path = model_dir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: name a folder that training or save_pretrained wrote.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): write the model folder again.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not the config of a model: write the model folder again.")
+    return config
+
+
+def _config_class(model_dir: Path, model_type: str | None) -> type[PreTrainedConfig]:
+    """The config class of a model type of the zoo."""
+    register()
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{model_dir} holds a {model_type!r}, a model_type that neither seqzoo nor transformers knows."
+        )
+    config_class = CONFIG_MAPPING[model_type]
+    if not config_class.__module__.startswith("seqzoo."):
+        raise ValueError(
+            f"{model_dir} holds a {model_type!r}, which transformers loads by itself: it needs no export, upload the "
+            "folder as it is."
+        )
+    return config_class
+
+
+def _auto_classes(config_class: type[PreTrainedConfig]) -> dict[str, type[PreTrainedModel]]:
+    """Name of each Auto class that the config class is registered with -> the model class that it loads."""
+    return {
+        name: auto_class._model_mapping[config_class]
+        for name, auto_class in vars(modeling_auto).items()
+        if name.startswith("AutoModel") and config_class in auto_class._model_mapping
+    }
+
+
+def _load_model(
+    model_dir: Path, architectures: list[str], auto_classes: dict[str, type[PreTrainedModel]]
+) -> PreTrainedModel:
+    """The model of `model_dir`, in the class and the dtype that it was saved in, with every weight from the file."""
+    weights = sorted(model_dir.glob("*.safetensors"))
+    if not weights:
+        raise FileNotFoundError(
+            f"{model_dir} has no model.safetensors: save the model there with save_pretrained (pickled weights are "
+            "never read)."
+        )
+    for path in weights:
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged or cut off ({error}): copy or save it again.") from error
+
+    model_class = next((cls for cls in auto_classes.values() if [cls.__name__] == architectures), None)
+    if model_class is None:
+        raise ValueError(
+            f"{model_dir / 'config.json'} names the architectures {architectures}, which are not one model registered "
+            "with an Auto class: save the model again with save_pretrained."
+        )
+    model, info = model_class.from_pretrained(model_dir, use_safetensors=True, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ValueError(
+            f"The weights of {model_dir} lack {', '.join(sorted(info['missing_keys']))}: save them again."
+        )
+    return model
+
+
+def _load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
+    if not (model_dir / "tokenizer_config.json").is_file():
+        raise FileNotFoundError(
+            f"{model_dir} has no tokenizer, which pipelines need: save it there with tokenizer.save_pretrained."
+        )
+    return AutoTokenizer.from_pretrained(model_dir)

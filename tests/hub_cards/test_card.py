@@ -1,0 +1,161 @@
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+from model_table import MODELS
+
+from seqzoo.hub_cards.card import METRICS, PROVEN_TRANSFORMERS, model_card, read_metrics
+
+
+@pytest.fixture
+def make_card():
+    """Makes a card and parses it back from its text, as the Hub does."""
+    model = MODELS[0].build()
+    model.config.auto_map = {"AutoModelForCausalLM": f"modeling_x.{type(model).__name__}"}
+
+    def make(metrics, recipe=None, name="my-model", license="mit"):
+        return ModelCard(str(model_card(model, name, license=license, metrics=metrics, recipe=recipe)))
+
+    return make
+
+
+def test_metadata_of_every_model_is_valid(row, metrics):
+    model = row.build()
+    model.config.auto_map = {"AutoModelForCausalLM": f"modeling_x.{type(model).__name__}"}
+    metrics["model_type"] = row.model_type
+    card = ModelCard(str(model_card(model, "my-model", license="mit", metrics=metrics, recipe=None)))
+    data = card.data.to_dict()
+    assert data["license"] == "mit"
+    assert data["library_name"] == "transformers"
+    assert data["pipeline_tag"] == "text-generation"
+    assert {"custom_code", row.model_type} <= set(data["tags"])
+    assert data["datasets"] == ["Salesforce/wikitext"]
+    assert data["base_model"] == "openai-community/gpt2"
+    (entry,) = data["model-index"]
+    assert entry["name"] == "my-model"
+    for heading in ("How to use it", "Training", "Results", "Limits", "Citation"):
+        assert f"\n## {heading}\n" in card.text
+    assert "@inproceedings{" in card.text
+    assert PROVEN_TRANSFORMERS in card.text
+    assert "{{" not in card.text
+    assert "{%" not in card.text
+    assert card.text.endswith("```\n")
+
+
+def test_results_of_the_run_are_evaluation_results(make_card, metrics):
+    results = make_card(metrics).data.eval_results
+    assert [(result.metric_type, result.metric_value) for result in results] == [
+        ("bits_per_byte", 1.8765),
+        ("perplexity", 11.0232),
+    ]
+    assert {(result.task_type, result.dataset_type) for result in results} == {
+        ("text-generation", "Salesforce/wikitext")
+    }
+
+
+def test_the_card_changes_with_the_metrics(make_card, metrics):
+    metrics["evaluation"]["bits_per_byte"] = 1.2341
+    card = make_card(metrics)
+    assert card.data.eval_results[0].metric_value == 1.2341
+    assert "| **this model** | 1.234 | 11.02 |" in card.text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| data | Salesforce/wikitext/wikitext-2-raw-v1 |",
+        "(read by Python 3.11.7) |",
+        "| licence of the data | cc-by-sa-4.0 |",
+        "| steps | 1,100, lowest validation loss at 1,050 |",
+        "| batch | 8 sequences of 128 tokens |",
+        "| tokens seen | 1,126,400 |",
+        "| versions | torch 2.13.0, transformers 5.23.0 |",
+        "| unigram frequencies of the training tokens | 4.613 | 365.04 |",
+        '`position_embedding_type="learned_clamped"`:',
+        "| 128 | 1x | 1.877 | 11.02 |\n| 256 | 2x | 1.837 | 10.49 |\n| 2,048 | 16x | 2.111 | 14.88 |",
+        "| teacher, trained on | 1.854 | 10.71 |",
+        "| the same model from scratch on all the tokens | 1.999 | 12.93 |",
+        "Share kept: **97.2 %**",
+    ],
+)
+def test_what_was_measured_is_in_the_text(make_card, metrics, line):
+    metrics["evaluation"]["bits_per_byte"] = 1.87651  # away from a rounding tie
+    metrics["evaluation"]["by_length"]["128"]["bits_per_byte"] = 1.87651
+    assert line in make_card(metrics).text
+
+
+def test_what_was_not_measured_is_not_claimed(make_card, metrics):
+    del metrics["comparison"], metrics["evaluation"]["by_length"], metrics["evaluation"]["unigram"]
+    metrics["training"]["best_step"] = None
+    text = make_card(metrics).text
+    assert "| steps | 1,100 |" in text
+    for absent in ("teacher", "Share kept", "unigram", "By length"):
+        assert absent not in text
+
+    card = make_card(None)
+    assert "Nothing was measured" in card.text
+    assert card.data.eval_results is None
+    assert card.data.datasets is None
+
+
+@pytest.mark.parametrize(
+    ("source", "dataset", "shown"),
+    [
+        ("Salesforce/wikitext", "Salesforce/wikitext", "Salesforce/wikitext"),
+        ("Salesforce/wikitext/wikitext-2-raw-v1", "Salesforce/wikitext", "Salesforce/wikitext/wikitext-2-raw-v1"),
+        ("embedded", None, "embedded (the documentation of Python's standard library)"),
+        ("text/enwik8", None, "enwik8"),
+        ("a/gone.txt, b/gone.jsonl", None, "gone.txt, gone.jsonl"),
+        ("../shared/data/enwik8[:90%]", None, "enwik8[:90%]"),
+        ("/home/me/gone", None, "gone"),
+    ],
+)
+def test_only_datasets_of_the_hub_are_named_as_such(make_card, metrics, tmp_path, monkeypatch, source, dataset, shown):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text" / "enwik8").mkdir(parents=True)
+    metrics["data"]["source"] = source
+    card = make_card(metrics)
+    assert card.data.datasets == ([dataset] if dataset else None)
+    assert card.data.eval_results[0].dataset_type == (dataset or "text")
+    assert f"| data | {shown} |" in card.text
+
+
+def test_a_base_model_that_is_a_folder_is_not_named(make_card, metrics, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "teacher").mkdir(parents=True)
+    metrics["base_model"] = "runs/teacher"
+    card = make_card(metrics)
+    assert card.data.base_model is None
+    assert "runs/teacher" not in card.text
+
+
+def test_the_recipe_is_shown_whole(make_card):
+    recipe = "model:\n  model_type: decay_fast_weight_gpt2  # 100 %\n"
+    assert f"```yaml\n{recipe}```" in make_card(None, recipe).text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not of schema 1"),
+        ('{"schema": 2}', "not of schema 1"),
+        ('{"schema": 1, "model_type": "gpt2"}', "measured on a 'gpt2', but the model beside it is a 'thing'"),
+        ('{"schema": 1, "model_type": "thing", "data": {}}', "has no training, evaluation, versions, date"),
+        (
+            json.dumps({"schema": 1, "model_type": "thing"} | {section: {} for section in METRICS}),
+            r"has no data\.source, data\.sha256, .*, evaluation\.bytes: run",
+        ),
+    ],
+)
+def test_metrics_that_do_not_fit_are_refused(tmp_path, content, message):
+    path = tmp_path / "metrics.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_metrics(path, "thing")
+
+
+def test_metrics_are_read_as_they_are(tmp_path, metrics):
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps(metrics))
+    assert read_metrics(path, "decay_fast_weight_gpt2") == metrics
