@@ -14,6 +14,7 @@ from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 impo
 
 CONTEXTS = (128, 1024, 4096, 16_384)
 STEPS = 15
+CALLS = 2 * STEPS  # each timed step comes after an untimed one
 
 OURS = "decaying fast weights"
 DYNAMIC = "GPT-2, dynamic cache"
@@ -42,7 +43,7 @@ def filled_cache(model: PreTrainedModel, context: int, static: bool = False) -> 
             state = torch.randn(1, config.n_head, config.key_dim, config.head_dim)
             layer.update_recurrent_state(state, num_tokens=context)
         return cache
-    cache = StaticCache(config=config, max_cache_len=context + STEPS + 1) if static else DynamicCache(config=config)
+    cache = StaticCache(config=config, max_cache_len=context + CALLS) if static else DynamicCache(config=config)
     for layer_idx in range(config.n_layer):
         keys, values = torch.randn(2, 1, config.n_head, context, config.n_embd // config.n_head)
         cache.update(keys, values, layer_idx)
@@ -88,7 +89,7 @@ def decode_times(
 def run(progress: Callable[[str], None] = print) -> dict:
     """GPT-2-small sizes, random weights, float32."""
     progress(f"a token at contexts {', '.join(f'{context:,}' for context in CONTEXTS)}, {STEPS} steps each")
-    positions = max(CONTEXTS) + STEPS + 1
+    positions = max(CONTEXTS) + CALLS
     torch.manual_seed(0)
     gpt2 = GPT2LMHeadModel(GPT2Config(n_positions=positions)).eval()
     ours = DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2Config(n_positions=positions)).eval()

@@ -42,15 +42,18 @@ def one_thread():
 
 
 def interleaved_medians(contenders: Mapping[Hashable, Callable[[], object]], repeats: int) -> dict[Hashable, float]:
-    """Median process CPU milliseconds of each contender: one round of all after the other, so that a slow minute of
-    the machine hits every one of them. The first round warms up and does not count."""
+    """Median process CPU milliseconds of each contender, all in turn, so that a slow minute hits every one of them.
+
+    Each is called once untimed right before it is timed: otherwise it would pay for the memory that the one before it
+    gives back.
+    """
     times = {name: [] for name in contenders}
-    for round_ in range(repeats + 1):
+    for _ in range(repeats):
         for name, run in contenders.items():
+            run()
             start = time.process_time()
             run()
-            if round_:
-                times[name].append((time.process_time() - start) * 1000)
+            times[name].append((time.process_time() - start) * 1000)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

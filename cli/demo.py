@@ -63,11 +63,11 @@ class Demo:
 
     def train_teacher(self) -> None:
         say("1. A softmax GPT-2, the teacher: trained from nothing on the documentation that comes with Python.")
-        self.train("teacher", "gpt2/demo", f"training.steps={self.steps}")
+        self.train("teacher", "gpt2/demo", *length(self.steps))
 
     def fine_tuning(self) -> list[str]:
         """The same tokens in the same order for teacher and student."""
-        return ["tokenizer.vocab_size=null", f"training.steps={self.fine_tuning_steps}", "training.seed=1"]
+        return ["tokenizer.vocab_size=null", *length(self.fine_tuning_steps), "training.seed=1"]
 
     def train_teacher_on(self) -> None:
         say(f"2. The teacher, {self.fine_tuning_steps} steps on: what more training alone gives, to compare fairly.")
@@ -89,18 +89,18 @@ class Demo:
         say("4. A decaying-fast-weight model from nothing on as many tokens as teacher and student had together:")
         say("   what converting is worth.")
         steps = self.steps + self.fine_tuning_steps
-        self.train("from_scratch", "decay_fast_weight_gpt2/demo", f"training.steps={steps}")
+        self.train("from_scratch", "decay_fast_weight_gpt2/demo", *length(steps))
 
     def time_generation(self) -> dict:
         from transformers import AutoConfig, GPT2LMHeadModel
 
-        from seqzoo.benchmarks.generation import CONTEXTS, DYNAMIC, OURS, STEPS, decode_times
+        from seqzoo.benchmarks.generation import CALLS, CONTEXTS, DYNAMIC, OURS, decode_times
         from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import (
             DecayFastWeightGPT2LMHeadModel,
         )
 
         say("5. Time and memory of the next token, against how many came before (softmax beside fast weights).")
-        config = AutoConfig.from_pretrained(self.out / "teacher", n_positions=max(CONTEXTS) + STEPS + 1)
+        config = AutoConfig.from_pretrained(self.out / "teacher", n_positions=max(CONTEXTS) + CALLS)
         gpt2 = GPT2LMHeadModel(config).eval()
         times = decode_times({DYNAMIC: (gpt2, False), OURS: (DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2), False)})
         for name, entries in times.items():
@@ -181,6 +181,11 @@ set_seed(0)
 generate = pipeline("text-generation", model=sys.argv[1], trust_remote_code=True)
 print(generate(sys.argv[2], max_new_tokens=120, do_sample=True, top_k=20)[0]["generated_text"])
 """
+
+
+def length(steps: int) -> list[str]:
+    """Overrides for a run of so many steps: the warm-up is a fifteenth of it."""
+    return [f"training.steps={steps}", f"training.warmup_steps={steps // 15}"]
 
 
 def say(text: str) -> None:

@@ -1,0 +1,145 @@
+r"""Decaying fast weights: the op, its definition, and the choice of implementation.
+
+Per head, with a state `S` of shape [K, D] (Mao 2022, arXiv 2210.04243; there transposed, [D, K]):
+
+    S_t = (b_t a_t^T) * S_{t-1} + k_t v_t^T          o_t = scale * S_t^T q_t
+
+`b_t = exp(gk_t)` in [0, 1]^K decays the key side, `a_t = exp(gv_t)` in [0, 1]^D the value side. A gate that is not
+given is 1, so no gate at all is the plain sum of linear attention. The write is not multiplied by (1 - gate), and the
+read-out comes after the write. docs/decaying_fast_weights.md derives the matrix form and the gradients.
+"""
+
+import torch
+
+from seqzoo.kernels.decaying_fast_weights_chunked import autocast_off, chunked_decaying_fast_weights
+
+
+# Up to about this many steps the loop is faster than one short chunk (CPU, 12 heads of 64: 6 steps with gradients, 14
+# without). Decoding is one step.
+MAX_RECURRENT_STEPS = 8
+
+
+def decaying_fast_weights(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    gk: torch.Tensor | None = None,
+    gv: torch.Tensor | None = None,
+    *,
+    scale: float | None = None,
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+    reset: torch.Tensor | None = None,
+    implementation: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Runs the decay rule over a sequence; differentiable in all six tensors ("chunked" once).
+
+    Computes in float32 (in float64 if `v` is float64), also under autocast and for half-precision inputs.
+
+    Args:
+        q, k (`torch.Tensor`): queries and keys, [batch, time, heads, K].
+        v (`torch.Tensor`): values, [batch, time, heads, D].
+        gk, gv (`torch.Tensor`, *optional*): logarithms of the key-side [batch, time, heads, K] and the value-side
+            [batch, time, heads, D] gate, <= 0 (not checked; `logsigmoid` of a logit). -inf is a gate of zero. A gate
+            of None is 1.
+        scale (`float`, *optional*, defaults to `K**-0.5`): factor of the output.
+        initial_state (`torch.Tensor`, *optional*): the state before the first step, [batch, heads, K, D], or zero.
+        output_final_state (`bool`, *optional*, defaults to `False`): whether to return the state after the last step.
+        reset (`torch.Tensor`, *optional*): bool, [batch, time]; where True the state is zero before that step (a new
+            sequence begins; at the first step this drops `initial_state`).
+        implementation (`str`, *optional*, defaults to `"auto"`): "recurrent" is the definition, a loop over time;
+            "chunked" the matrix form, exact for any gate, whose memory grows linearly with time; "auto" takes
+            "recurrent" for a few steps, such as decoding, and "chunked" otherwise.
+
+    Returns:
+        The output [batch, time, heads, D] in the dtype of `v`, and the final state [batch, heads, K, D] in float32
+        (float64 if `v` is float64) or None.
+
+    Raises:
+        TypeError: an argument is of the wrong dtype or no tensor.
+        ValueError: an argument has the wrong shape or device, there is no step, or no such implementation.
+
+    Example:
+        >>> q = k = v = torch.randn(1, 100, 2, 8)
+        >>> gates = torch.nn.functional.logsigmoid(torch.randn(1, 100, 2, 8) + 3)
+        >>> output, state = decaying_fast_weights(q, k, v, gates, gates, output_final_state=True)
+        >>> output.shape, state.shape
+        (torch.Size([1, 100, 2, 8]), torch.Size([1, 2, 8, 8]))
+    """
+    _check(q, k, v, gk, gv, initial_state, reset)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    if implementation == "auto":
+        # A Triton implementation for CUDA tensors is to be chosen here.
+        implementation = "recurrent" if q.shape[1] <= MAX_RECURRENT_STEPS else "chunked"
+    with autocast_off(q.device.type):
+        if implementation == "recurrent":
+            output, state = recurrent_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset)
+        elif implementation == "chunked":
+            output, state = chunked_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset)
+        elif implementation == "triton":
+            raise ValueError(
+                "implementation='triton' is not part of this version; use 'auto', 'chunked' or 'recurrent', which run "
+                "on every device"
+            )
+        else:
+            raise ValueError(f"implementation must be 'auto', 'chunked' or 'recurrent', got {implementation!r}")
+    return output, state if output_final_state else None
+
+
+def recurrent_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset):
+    """The recurrence of the module docstring, one step after the other: the definition that the rest is tested by."""
+    dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
+    batch, time, heads, key_size = k.shape
+    if initial_state is None:
+        state = v.new_zeros(batch, heads, key_size, v.shape[-1], dtype=dtype)
+    else:
+        state = initial_state.to(dtype)
+    steps = (x if x is None else x.to(dtype) for x in (q, k, v, gk, gv))
+    # Unbound over time at once: indexing [:, t] in the loop makes the backward pass quadratic in time.
+    steps = zip(*((None,) * time if x is None else x.unbind(1) for x in (*steps, reset)))
+    outputs = []
+    for q_t, k_t, v_t, gk_t, gv_t, reset_t in steps:
+        if reset_t is not None:
+            state = state.masked_fill(reset_t[:, None, None, None], 0)
+        if gk_t is not None:
+            state = state * gk_t.exp().unsqueeze(-1)
+        if gv_t is not None:
+            state = state * gv_t.exp().unsqueeze(-2)
+        state = torch.addcmul(state, k_t.unsqueeze(-1), v_t.unsqueeze(-2))
+        outputs.append(q_t.unsqueeze(-2) @ state)
+    output = torch.cat(outputs, dim=2).transpose(1, 2) * scale
+    return output.to(v.dtype), state
+
+
+def _check(q, k, v, gk, gv, initial_state, reset):
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            raise TypeError(f"{name} must be a tensor of floating point numbers, got {_describe(x)}")
+        if x.ndim != 4:
+            raise ValueError(f"{name} must be [batch, time, heads, size], got the shape {list(x.shape)}")
+    batch, time, heads, key_size = k.shape
+    value_size = v.shape[-1]
+    if 0 in k.shape or value_size == 0:
+        raise ValueError(f"batch, time, heads and sizes must not be 0: k is {list(k.shape)}, v is {list(v.shape)}")
+    expected = (
+        ("q", q, (batch, time, heads, key_size)),
+        ("v", v, (batch, time, heads, value_size)),
+        ("gk", gk, (batch, time, heads, key_size)),
+        ("gv", gv, (batch, time, heads, value_size)),
+        ("initial_state", initial_state, (batch, heads, key_size, value_size)),
+        ("reset", reset, (batch, time)),
+    )
+    for name, x, shape in expected:
+        if x is None:
+            continue
+        if not isinstance(x, torch.Tensor) or (x.dtype != torch.bool if x is reset else not x.is_floating_point()):
+            kind = "bool" if name == "reset" else "floating point numbers"
+            raise TypeError(f"{name} must be a tensor of {kind}, got {_describe(x)}")
+        if x.shape != shape:
+            raise ValueError(f"{name} must have the shape {list(shape)} to go with k, got {list(x.shape)}")
+        if x.device != k.device:
+            raise ValueError(f"{name} must be on {k.device} like k, got {x.device}")
+
+
+def _describe(x):
+    return f"a {x.dtype} tensor" if isinstance(x, torch.Tensor) else type(x).__name__
