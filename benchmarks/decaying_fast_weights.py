@@ -1,13 +1,9 @@
 """The op beside its definition and causal attention: time forward and with backward, peak memory against time.
 
-    python -m seqzoo.benchmarks.decaying_fast_weights [--json FILE]
-
 Float32, one thread, batch 1, 12 heads of 64. Gates are logsigmoid of logits drawn from scale * N(0, 1) + 3: scale 1 is
 mild and takes the fast form of a chunk, the others take the exact one.
 """
 
-import argparse
-import json
 import re
 import subprocess
 import sys
@@ -67,10 +63,8 @@ def measure(time: int, measured: Callable, repeats: int, with_loop: bool) -> dic
     contenders = {}
     if with_loop:
         contenders[RECURRENT] = partial(measured, partial(op, implementation="recurrent"), inputs[1])
-    # Scale 1, which is compared with the loop, comes last: the allocator returns the hundreds of megabytes that the
-    # loop leaves, 30 ms of system time, while the next ones run.
     contenders[ATTENTION] = partial(measured, attention, inputs[1])
-    for scale in reversed(SCALES):
+    for scale in SCALES:
         contenders[chunked(scale)] = partial(measured, partial(op, implementation="chunked"), inputs[scale])
     return interleaved_medians(contenders, repeats)
 
@@ -163,17 +157,3 @@ def to_markdown(result: dict) -> str:
     lines.append("|---|" + "---|" * len(peaks))
     lines.append("| chunked | " + " | ".join(f"{megabytes:,.0f}" for megabytes in peaks.values()) + " |")
     return "\n".join(lines) + "\n\n" + bars_to_markdown(result["bars"])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
-    arguments = parser.parse_args()
-    result = run(progress=partial(print, file=sys.stderr))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print("\n".join(f"{name}: {value}" for name, value in result["machine"].items()), to_markdown(result), sep="\n\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""Measures of quality: plain functions of numbers and arrays; thin `evaluate` modules may come on top.
+
+What belongs here: definitions that a card or a table quotes, each in one place. What does not: running a model
+(`trainers/`), drawing (`benchmarks/`, `cli/`).
+"""

@@ -1,0 +1,81 @@
+"""A run killed with SIGKILL goes on as if it had never stopped: equal losses, bit by bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import yaml
+
+from seqzoo.trainers.causal_lm import run
+from seqzoo.trainers.recipe import load_recipe
+
+
+# The trainer's own command, but the process kills itself at a given call: no step of it can clean up.
+_COMMAND = """
+import os, signal, sys
+import torch
+from seqzoo.data.text_packing import PackedBatches
+from seqzoo.trainers import checkpointing
+from seqzoo.trainers.causal_lm import main
+
+where, count = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+
+def kill_at_call(function):
+    def counting(*args, **kwargs):
+        global count
+        count -= 1
+        if count == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return counting
+
+if where == "batch":
+    PackedBatches.__next__ = kill_at_call(PackedBatches.__next__)
+else:
+    checkpointing.os.rename = kill_at_call(os.rename)
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+def killed(where: str, count: int, *arguments: str) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", _COMMAND, where, str(count), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+
+
+def test_killed_in_the_second_epoch_and_while_writing(sections, tmp_path):
+    sections["training"] |= {"steps": 60, "checkpoint_every": 8, "gradient_accumulation_steps": 2}
+    sections["data"]["packing"] = "separate"
+    sections["evaluation"]["every"] = 20
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(sections))
+    unbroken = run(load_recipe(file, [f"training.output_dir={tmp_path / 'unbroken'}"]))
+    steps_of_an_epoch = unbroken["data"]["train_tokens"] / 32 / 8
+    assert 17 < steps_of_an_epoch < 30
+
+    checkpoints = tmp_path / "run" / "checkpoints"
+    killed("batch", 37, str(file))  # step 37, in the middle of epoch 2
+    assert {path.name for path in checkpoints.iterdir()} == {"step_00000024", "step_00000032"}
+    assert json.loads((checkpoints / "step_00000032" / "state.json").read_text())["batches"]["epoch"] == 1
+    killed("rename", 2, str(file), "training.resume=true")  # step 40 is written, step 48 is not finished
+    assert {path.name for path in checkpoints.iterdir()} == {
+        "step_00000032",
+        "step_00000040",
+        "step_00000048.unfinished",
+    }
+    resumed = run(load_recipe(file, ["training.resume=true"]))
+    assert {path.name for path in checkpoints.iterdir()} == {"step_00000048", "step_00000056"}
+    for key in ("history", "evaluation", "data", "parameters"):
+        assert resumed[key] == unbroken[key], key
+    assert [step for step, _ in resumed["history"]["train"]] == list(range(1, 61))
+    assert len({loss for _, loss in resumed["history"]["train"]}) == 60
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "unbroken")]
+    assert weights[0] == weights[1]

@@ -1,0 +1,12 @@
+"""Training: a batch becomes a loss, a loss an update, as a recipe in `configs/` says.
+
+What belongs here: one module for each kind of training, on one shared loop. What does not: reading data (`data/`),
+models (`modeling/`), losses that have a head of their own (`objectives/`), cards and exports (`hub_cards/`).
+
+    recipe.py         the sections of a recipe, checked
+    recipe_model.py   the model that a recipe asks for; the dry run
+    run_folder.py     what a run may write, and when it may be resumed
+    loop.py           the Accelerate loop and the state of a run
+    checkpointing.py  checkpoints and files that are complete or absent (docs/checkpoints.md)
+    causal_lm.py      next-token prediction; run it with accelerate launch or `seqzoo train`
+"""

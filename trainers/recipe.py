@@ -1,0 +1,436 @@
+"""Recipes: one YAML file that says everything about a training run.
+
+A recipe has seven sections, a dataclass each, below. [`load_recipe`] reads a file, a packaged recipe such as
+`gpt2/demo`, or a mapping; applies `key=value` overrides; and refuses what it does not know:
+
+    recipe = load_recipe("gpt2/demo", ["training.lr=3e-4", "training.output_dir=runs/teacher"])
+
+Paths inside a recipe are relative to the working directory. A recipe names only what differs from the defaults;
+the run's folder gets the resolved one (`recipe.yaml`), in which every key is written out.
+"""
+
+import copy
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the key and the remedy."""
+
+
+@dataclass
+class ModelSection:
+    """The model to train: exactly one of `convert_gpt2`, `init_from` or neither (random weights).
+
+    Args:
+        model_type (`str`):
+            A model type of the Auto classes, such as `gpt2` or `decay_fast_weight_gpt2`.
+        config (`dict`):
+            Fields of that type's config class. From scratch, `vocab_size` and the ids of the special tokens come
+            from the tokenizer where they are not given. Beside `init_from`, what is to differ from its config; beside
+            `convert_gpt2`, what the conversion adds (`gate_init`, ...).
+        init_from (`str`, *optional*):
+            Folder or Hub id of a model of this type to go on training.
+        convert_gpt2 (`str`, *optional*):
+            Folder or Hub id of a GPT-2 to convert into decaying fast weights first.
+    """
+
+    model_type: str
+    config: dict[str, Any] = field(default_factory=dict)
+    init_from: str | None = None
+    convert_gpt2: str | None = None
+
+
+@dataclass
+class DataSection:
+    """The text: what to read, what to hold out, how to pack it.
+
+    Args:
+        source (`str` or `list[str]`, defaults to `embedded`):
+            `embedded` (the standard library's documentation), local files (plain text, `.jsonl`, `.parquet`, also as
+            `.gz`, `.xz`, `.zip`; a plain text may be cut, `enwik8[:90%]` or `enwik8[0:4500000]`, in bytes), or a
+            dataset on the Hub.
+        name (`str`, *optional*):
+            Hub: name of the dataset's configuration.
+        split (`str`, defaults to `train`):
+            Hub: the split to train on.
+        validation (`str` or `list[str]`, *optional*):
+            The held-out text: files beside files, the name of a split beside a Hub dataset.
+        validation_fraction (`float`, defaults to 0.05):
+            Without `validation`: the part of the documents to hold out, chosen by their hash; of a single document,
+            its end.
+        text_column (`str`, defaults to `text`):
+            Where jsonl, parquet and Hub rows keep their text.
+        rows (`documents` or `running_text`, defaults to `documents`):
+            `running_text`: rows are the lines of one text (WikiText), no end-of-text token goes between them.
+        license (`str`, *optional*):
+            For the card; known by itself for `embedded`.
+        sequence_length (`int`, defaults to 128):
+            Tokens of a packed sequence.
+        packing (`concatenate` or `separate`, defaults to `concatenate`):
+            `separate`: a document sees nothing of its neighbours in the same sequence (`position_ids` restart).
+        shuffle (`bool`, defaults to true):
+            A new order of the sequences every epoch.
+        num_proc (`int`, *optional*):
+            Processes that tokenize.
+    """
+
+    source: str | list[str] = "embedded"
+    name: str | None = None
+    split: str = "train"
+    validation: str | list[str] | None = None
+    validation_fraction: float = 0.05
+    text_column: str = "text"
+    rows: typing.Literal["documents", "running_text"] = "documents"
+    license: str | None = None
+    sequence_length: int = 128
+    packing: typing.Literal["concatenate", "separate"] = "concatenate"
+    shuffle: bool = True
+    num_proc: int | None = None
+
+
+@dataclass
+class TokenizerSection:
+    """At most one of the two; neither means the tokenizer of `model.init_from` or `model.convert_gpt2`.
+
+    Args:
+        path (`str`, *optional*):
+            An existing tokenizer: folder or Hub id.
+        vocab_size (`int`, *optional*):
+            Train a byte-level BPE of this size on the training part; 257 is bytes plus the end of text.
+    """
+
+    path: str | None = None
+    vocab_size: int | None = None
+
+
+@dataclass
+class TrainingSection:
+    """Optimisation (AdamW), checkpoints, and where the run lives.
+
+    Args:
+        steps (`int`):
+            Optimizer steps in all.
+        output_dir (`str`, *optional*, defaults to `runs/<recipe>`):
+            The run's folder.
+        batch_size (`int`, defaults to 8):
+            Sequences of one optimizer step, over all processes and accumulation steps.
+        gradient_accumulation_steps (`int`, defaults to 1):
+            Passes into which each process cuts its share of the batch.
+        lr (`float`, defaults to 1e-3), schedule (`cosine`, `linear` or `constant`), warmup_steps (`int`):
+            Peak learning rate, its course after the warm-up (to zero, but for `constant`), and the warm-up.
+        weight_decay (`float`, defaults to 0.1):
+            For matrices; biases, norms and embeddings have none.
+        betas (`list[float]`, defaults to [0.9, 0.95]):
+            Adam's two averages.
+        max_grad_norm (`float`, *optional*, defaults to 1.0):
+            Clips the norm of the gradient; null does not.
+        mixed_precision (`no`, `bf16` or `fp16`, *optional*):
+            Null leaves it to `accelerate launch`.
+        gradient_checkpointing (`bool`, defaults to false):
+            Recompute activations in the backward pass.
+        seed (`int`, defaults to 0):
+            Weights, dropout and the order of the sequences.
+        checkpoint_every (`int`, *optional*):
+            Steps between checkpoints; null writes none but the best model's.
+        keep_checkpoints (`int`, defaults to 2):
+            The newest ones that stay; the best one always does.
+        keep_best (`bool`, defaults to false):
+            End with the weights of the lowest validation loss instead of the last ones.
+        resume (`bool`, defaults to false):
+            Go on from the newest checkpoint in `output_dir`, or start where there is none.
+        overwrite (`bool`, defaults to false):
+            Replace the run in `output_dir`.
+    """
+
+    steps: int
+    output_dir: str | None = None
+    batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    lr: float = 1e-3
+    schedule: typing.Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.1
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    max_grad_norm: float | None = 1.0
+    mixed_precision: typing.Literal["no", "bf16", "fp16"] | None = None
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
+    keep_best: bool = False
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass
+class EvaluationSection:
+    """On the held-out text, during training and at its end.
+
+    Args:
+        every (`int`, *optional*):
+            Steps between evaluations; null evaluates at the end only.
+        max_tokens (`int`, defaults to 100000):
+            Held-out tokens to predict.
+        batch_size (`int`, defaults to 8):
+            Sequences of one forward pass over all processes, at `data.sequence_length`; longer ones are fewer.
+        lengths (`list[int]`, *optional*):
+            Also evaluate, at the end, in windows of these lengths.
+    """
+
+    every: int | None = None
+    max_tokens: int = 100_000
+    batch_size: int = 8
+    lengths: list[int] = field(default_factory=list)
+
+
+@dataclass
+class TrackingSection:
+    """Curves, beside `metrics.json`.
+
+    Args:
+        tracker (`str`, defaults to `tensorboard`):
+            A tracker of Accelerate (`tensorboard`, `wandb`, ...), or `none`.
+        log_every (`int`, defaults to 10):
+            Steps between two points of the loss curve.
+    """
+
+    tracker: str = "tensorboard"
+    log_every: int = 10
+
+
+@dataclass
+class HubSection:
+    """Where the finished model goes.
+
+    Args:
+        repo_id (`str`, *optional*):
+            Push model, tokenizer and metrics there after training.
+        private (`bool`, defaults to true):
+            Whether a repository that has to be created is private.
+    """
+
+    repo_id: str | None = None
+    private: bool = True
+
+
+@dataclass
+class Recipe:
+    """A checked recipe. `name` is not a key of the file: it is the file's own name, such as `gpt2/demo`."""
+
+    model: ModelSection
+    training: TrainingSection
+    data: DataSection = field(default_factory=DataSection)
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    tracking: TrackingSection = field(default_factory=TrackingSection)
+    hub: HubSection = field(default_factory=HubSection)
+    name: str = "recipe"
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """The sections as plain mappings, every key written out."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+
+def packaged_recipes() -> list[str]:
+    """Names of the recipes that come with the package, such as `gpt2/demo`."""
+    root = files("seqzoo.configs")
+    return sorted(
+        f"{folder.name}/{entry.name.removesuffix('.yaml')}"
+        for folder in root.iterdir()
+        if folder.is_dir()
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml") and folder.name != "accelerate"
+    )
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        source (`str`, `Path` or mapping):
+            A YAML file, the name of a packaged recipe (`gpt2/demo`), or the sections themselves.
+        overrides (`Iterable[str]`):
+            `section.key=value`, the value in YAML. They come after the file, in order.
+
+    Raises:
+        `FileNotFoundError`: no such file and no such packaged recipe.
+        `RecipeError`: an unknown key, a value of the wrong type, or values that contradict each other.
+    """
+    if isinstance(source, Mapping):
+        name, sections = "recipe", source
+    else:
+        name, text = _read(str(source))
+        try:
+            sections = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"recipe {source} is not YAML: {error}") from error
+    if not isinstance(sections, Mapping):
+        raise RecipeError(f"recipe {source} must be a mapping of sections, not {type(sections).__name__}")
+    sections = copy.deepcopy(dict(sections))
+    for override in overrides:
+        _apply(sections, override)
+    # A file knows its own name; `name` is no key of it.
+    _refuse_unknown(sections, [item.name for item in fields(Recipe) if item.name != "name"], path="")
+    recipe = _build(Recipe, sections, path="")
+    recipe.name = name
+    _check(recipe)
+    if recipe.training.output_dir is None:
+        recipe.training.output_dir = f"runs/{name}"
+    return recipe
+
+
+def _read(source: str) -> tuple[str, str]:
+    path = Path(source)
+    if path.is_file():
+        folder = "" if path.parent.name in ("", "configs") else f"{path.parent.name}/"
+        return f"{folder}{path.stem}", path.read_text(encoding="utf-8")
+    packaged = packaged_recipes()
+    name = source.removesuffix(".yaml").removeprefix("configs/")
+    if name in packaged:
+        return name, files("seqzoo.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    raise FileNotFoundError(f"there is no recipe {source}; the packaged ones are: {', '.join(packaged)}")
+
+
+def _apply(sections: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in the nested mapping."""
+    path, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"{override!r} is not of the form section.key=value, such as training.lr=3e-4")
+    *parents, key = path.split(".")
+    target = sections
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise RecipeError(f"{override!r}: {parent} is a single value, it has no keys")
+    try:
+        target[key] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{override!r}: the value is not YAML: {error}") from error
+
+
+def _refuse_unknown(mapping: Mapping[str, Any], known: Iterable[str], path: str) -> None:
+    """Raise for the first key that is not known, with the nearest right name."""
+    known = list(known)
+    for key in mapping:
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise RecipeError(f"unknown key {path}{key}; did you mean {path}{nearest}? Known: {', '.join(known)}")
+
+
+def _build(cls: type, mapping: Any, path: str) -> Any:
+    """Make the dataclass `cls` of a mapping, checking names and types all the way down."""
+    if not isinstance(mapping, Mapping):
+        raise RecipeError(f"{path.rstrip('.')} must be a mapping of keys, not {mapping!r}")
+    _refuse_unknown(mapping, [item.name for item in fields(cls)], path)
+    hints = typing.get_type_hints(cls)
+    values = {key: _convert(value, hints[key], f"{path}{key}") for key, value in mapping.items()}
+    required = [item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING]
+    for key in required:
+        if key not in values:
+            raise RecipeError(f"the recipe lacks {path}{key}")
+    return cls(**values)
+
+
+def _convert(value: Any, hint: Any, path: str) -> Any:
+    """Check `value` against a type hint; YAML's integers and `3e-4` (a string to YAML 1.1) count as floats."""
+    origin = typing.get_origin(hint)
+    if is_dataclass(hint):
+        return _build(hint, value, f"{path}.")
+    if origin in (types.UnionType, typing.Union):
+        for option in typing.get_args(hint):
+            try:
+                return _convert(value, option, path)
+            except RecipeError:
+                continue
+    elif origin is typing.Literal:
+        # YAML 1.1 reads a bare `no` as false.
+        value = "no" if value is False and "no" in typing.get_args(hint) else value
+        if value in typing.get_args(hint):
+            return value
+        nearest = difflib.get_close_matches(str(value), typing.get_args(hint), n=1, cutoff=0.0)[0]
+        options = ", ".join(typing.get_args(hint))
+        raise RecipeError(f"{path} is {value!r}; did you mean {nearest}? It takes one of {options}")
+    elif origin is list:
+        if isinstance(value, list):
+            return [_convert(item, typing.get_args(hint)[0], f"{path}[{i}]") for i, item in enumerate(value)]
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif hint is float:
+        if not isinstance(value, bool):
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                pass
+    elif isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    raise RecipeError(f"{path} is {value!r}, but takes {_describe(hint)}")
+
+
+def _describe(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(typing.get_args(hint))
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    return names.get(hint, str(hint))
+
+
+_POSITIVE = {
+    "data": ("num_proc",),
+    "training": ("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
+    "evaluation": ("every", "max_tokens", "batch_size"),
+    "tracking": ("log_every",),
+}
+
+
+def _check(recipe: Recipe) -> None:
+    """What the types cannot say."""
+    for section, keys in _POSITIVE.items():
+        for key in keys:
+            value = getattr(getattr(recipe, section), key)
+            if value is not None and value <= 0:
+                raise RecipeError(f"{section}.{key} is {value}, but must be greater than 0")
+    model, data, tokenizer, training = recipe.model, recipe.data, recipe.tokenizer, recipe.training
+    if model.init_from and model.convert_gpt2:
+        raise RecipeError("model.init_from and model.convert_gpt2 exclude each other; keep one")
+    if tokenizer.path and tokenizer.vocab_size:
+        raise RecipeError("tokenizer.path and tokenizer.vocab_size exclude each other; keep one")
+    if not (tokenizer.path or tokenizer.vocab_size or model.init_from or model.convert_gpt2):
+        raise RecipeError("a model from scratch needs a tokenizer: set tokenizer.path or tokenizer.vocab_size")
+    if tokenizer.vocab_size is not None and tokenizer.vocab_size < 257:
+        raise RecipeError(f"tokenizer.vocab_size is {tokenizer.vocab_size}; 256 bytes and the end of text need 257")
+    if tokenizer.vocab_size and (model.init_from or model.convert_gpt2):
+        raise RecipeError("tokenizer.vocab_size would train a tokenizer that the given weights do not know; remove it")
+    if not 0 < data.validation_fraction < 1:
+        raise RecipeError(f"data.validation_fraction is {data.validation_fraction}, but must lie between 0 and 1")
+    if data.sequence_length < 2:
+        raise RecipeError(f"data.sequence_length is {data.sequence_length}, but must be 2 or more")
+    if len(training.betas) != 2 or not all(0 <= beta < 1 for beta in training.betas):
+        raise RecipeError(f"training.betas is {training.betas}, but takes two numbers in [0, 1)")
+    if not 0 <= training.warmup_steps <= training.steps:
+        raise RecipeError(f"training.warmup_steps is {training.warmup_steps} of {training.steps} training.steps")
+    if training.batch_size % training.gradient_accumulation_steps:
+        raise RecipeError(
+            f"training.batch_size {training.batch_size} cannot be cut into "
+            f"training.gradient_accumulation_steps {training.gradient_accumulation_steps}; make it a multiple"
+        )
+    if training.keep_checkpoints < 1:
+        raise RecipeError(f"training.keep_checkpoints is {training.keep_checkpoints}, but one has to stay")
+    if training.resume and training.overwrite:
+        raise RecipeError("training.resume and training.overwrite exclude each other; keep one")
+    if min(recipe.evaluation.lengths, default=1) < 1:
+        raise RecipeError(f"evaluation.lengths is {recipe.evaluation.lengths}, but a window has at least 1 token")
+    if training.keep_best and recipe.evaluation.every is None:
+        raise RecipeError("training.keep_best needs evaluation.every: the best model is chosen while training")

@@ -1,0 +1,135 @@
+"""From the `model` section of a recipe to a model: new, loaded or converted; or weightless, to try a recipe out."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from seqzoo.trainers.recipe import ModelSection, Recipe, RecipeError
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model to train, in float32 on the CPU.
+
+    Raises:
+        `RecipeError`: an unknown model type or config key, or a config that fits neither the tokenizer nor the
+            `data.sequence_length`.
+        `OSError`: `init_from` or `convert_gpt2` names nothing that can be loaded.
+        `ValueError`: its weights are damaged.
+    """
+    section = recipe.model
+    source = section.init_from or section.convert_gpt2
+    _check_config_keys(section)
+    try:
+        if section.convert_gpt2:
+            from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import (
+                DecayFastWeightGPT2LMHeadModel,
+            )
+
+            model = DecayFastWeightGPT2LMHeadModel.from_gpt2(source, **section.config)
+        elif section.init_from:
+            config = AutoConfig.from_pretrained(source, **section.config)
+            model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32)
+        else:
+            model = AutoModelForCausalLM.from_config(new_config(section, special_tokens(tokenizer)))
+            # For batches of prompts. Not in the config: there GPT-2 would take each end of text for padding.
+            model.generation_config.pad_token_id = tokenizer.pad_token_id
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {source} are damaged or incomplete ({error}); fetch them again") from error
+    if model.config.model_type != section.model_type:
+        raise RecipeError(f"model.model_type is {section.model_type}, but {source} is a {model.config.model_type}")
+    if model.config.vocab_size < len(tokenizer):
+        raise RecipeError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model a vocab_size of {model.config.vocab_size}; "
+            "leave model.config.vocab_size out, or use the tokenizer that the model was trained with"
+        )
+    check_lengths(recipe, model.config)
+    return model
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """What a new config takes over from the tokenizer."""
+    return {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def new_config(section: ModelSection, defaults: dict[str, Any]) -> PreTrainedConfig:
+    """The config of a model from scratch; `defaults` fill in what the recipe does not say."""
+    _check_config_keys(section)
+    try:
+        return AutoConfig.for_model(section.model_type, **(defaults | section.config))
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise RecipeError(f"model.config does not make a {section.model_type} config: {error}") from error
+
+
+def _check_config_keys(section: ModelSection) -> None:
+    if section.model_type not in CONFIG_MAPPING:
+        nearest = difflib.get_close_matches(section.model_type, list(CONFIG_MAPPING), n=1, cutoff=0.0)[0]
+        raise RecipeError(f"model.model_type {section.model_type!r} is unknown; did you mean {nearest}?")
+    config_class = CONFIG_MAPPING[section.model_type]
+    known = {item.name for item in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    for key in section.config:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise RecipeError(f"unknown key model.config.{key}; did you mean model.config.{nearest}?")
+
+
+def check_lengths(recipe: Recipe, config: PreTrainedConfig) -> None:
+    """Refuse sequences and windows that the model has no positions for."""
+    if getattr(config, "position_embedding_type", None) in ("none", "learned_clamped"):
+        return
+    limit = getattr(config, "max_position_embeddings", None)
+    lengths = {"data.sequence_length": [recipe.data.sequence_length], "evaluation.lengths": recipe.evaluation.lengths}
+    for key, values in lengths.items():
+        if limit is not None and max(values, default=0) > limit:
+            raise RecipeError(f"{key} reaches {max(values)}, but the model has {limit} positions; lower it")
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """Try a recipe out without data, weights or network: one batch of full shape through a model without storage.
+
+    Returns:
+        `model_type`, `parameters`, `batch` (`[sequences, tokens]` of a step over all processes), `tokens` of the whole
+        training, and `logits` (shape).
+    """
+    section = recipe.model
+    defaults = {}
+    if recipe.tokenizer.vocab_size:  # `<|endoftext|>` comes first in a vocabulary of one's own
+        defaults = {"vocab_size": recipe.tokenizer.vocab_size, "bos_token_id": 0, "eos_token_id": 0}
+    if section.init_from and Path(section.init_from).is_dir():
+        _check_config_keys(section)
+        config = AutoConfig.from_pretrained(section.init_from, **section.config)
+    else:
+        config = new_config(section, defaults)
+    check_lengths(recipe, config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = (recipe.training.batch_size, recipe.data.sequence_length)
+    tokens = torch.zeros(shape, dtype=torch.long, device="meta")
+    inputs = {"input_ids": tokens, "labels": tokens}
+    if recipe.data.packing == "separate":
+        inputs["position_ids"] = tokens
+    # With a cache, transformers does not look for packed documents: it would have to read positions without storage.
+    output = model(**inputs, use_cache=True)
+    return {
+        "model_type": config.model_type,
+        "parameters": model.num_parameters(),
+        "batch": list(shape),
+        "tokens": shape[0] * shape[1] * recipe.training.steps,
+        "logits": list(output.logits.shape),
+    }
