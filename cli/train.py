@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from seqzoo.trainers.causal_lm import main
+    from seqzoo.trainers.causal_lm import execute
 
-    return main([args.recipe, *args.overrides, *(["--dry-run"] if args.dry_run else [])])
+    execute(args.recipe, args.overrides, args.dry_run)
+    return 0

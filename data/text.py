@@ -55,6 +55,8 @@ class Corpus:
             Of the whole text: every document in UTF-8 followed by a zero byte, the training part first.
         license (`str`, *optional*):
             Where the source states it.
+        dataset (`str`, *optional*):
+            Its id on the Hub, where it comes from there.
     """
 
     train: Dataset
@@ -62,6 +64,7 @@ class Corpus:
     source: str
     sha256: str
     license: str | None = None
+    dataset: str | None = None
 
 
 def load_corpus(
@@ -98,7 +101,7 @@ def load_corpus(
         if validation is not None:
             raise ValueError(f"the source {EMBEDDED!r} has no validation files; use validation_fraction")
         train, held_out = _hold_out(list(embedded_documents()), validation_fraction)
-        return _corpus(train, held_out, EMBEDDED, EMBEDDED_LICENSE)
+        return _corpus(train, held_out, EMBEDDED, license=EMBEDDED_LICENSE)
     if isinstance(source, list) or _is_file(source):
         documents = _read_files(source, text_column)
         if validation is None:
@@ -108,12 +111,13 @@ def load_corpus(
         return _corpus(documents, held_out, ", ".join([source] if isinstance(source, str) else source))
     train = _hub_split(source, name, split, text_column)
     label = f"{source}/{name}" if name else source
+    dataset = None if Path(source).exists() else source
     if validation is None:
         documents, held_out = _hold_out(train["text"][:], validation_fraction, running_text)
-        return _corpus(documents, held_out, label)
+        return _corpus(documents, held_out, label, dataset=dataset)
     if not isinstance(validation, str):
         raise ValueError(f"beside the Hub dataset {source}, validation names one of its splits, not {validation!r}")
-    return _corpus(train, _hub_split(source, name, validation, text_column), label)
+    return _corpus(train, _hub_split(source, name, validation, text_column), label, dataset=dataset)
 
 
 @lru_cache(maxsize=1)
@@ -178,9 +182,7 @@ def _hold_out(documents: list[str], fraction: float, running_text: bool = False)
     return train, [text for i, text in enumerate(documents) if i in held_out]
 
 
-def _corpus(
-    train: list[str] | Dataset, validation: list[str] | Dataset, source: str, license: str | None = None
-) -> Corpus:
+def _corpus(train: list[str] | Dataset, validation: list[str] | Dataset, source: str, **facts: str | None) -> Corpus:
     digest = hashlib.sha256()
     parts = []
     for part, documents in (("training", train), ("validation", validation)):
@@ -192,7 +194,7 @@ def _corpus(
         for text in documents["text"]:
             digest.update(text.encode() + b"\0")
         parts.append(documents)
-    return Corpus(*parts, source=source, sha256=digest.hexdigest(), license=license)
+    return Corpus(*parts, source=source, sha256=digest.hexdigest(), **facts)
 
 
 # Files

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 
@@ -35,9 +33,6 @@ PIPELINE_TAGS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModel": "feature-extraction",
 }
-
-# Of the files that data/text.py reads: a name that ends so is no dataset of the Hub, even where the file is gone.
-FILE_SUFFIXES = {".txt", ".xml", ".md", ".jsonl", ".parquet", ".gz", ".xz", ".zip"}
 
 
 def model_card(
@@ -82,14 +77,14 @@ def model_card(
     source, lengths = None, {}
     if metrics is not None:
         source = metrics["data"]["source"]
-        dataset = _hub_id(source)
+        dataset = metrics["data"].get("dataset")
         if source == "embedded":
             source = "embedded (the documentation of Python's standard library)"
         elif dataset is None:  # files: where they lay says nothing to others
             source = ", ".join(Path(name).name for name in source.split(", "))
         lengths = {int(length): result for length, result in metrics["evaluation"].get("by_length", {}).items()}
         data.model_name = name
-        data.base_model = _hub_id(metrics["base_model"]) if metrics.get("base_model") else None
+        data.base_model = metrics.get("base_model")
         data.datasets = [dataset] if dataset else None
         data.eval_results = [
             EvalResult(
@@ -145,16 +140,3 @@ def read_metrics(path: str | Path, model_type: str) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}: run the training or evaluation again.")
     return metrics
-
-
-def _hub_id(name: str) -> str | None:
-    """The `owner/name` in the name of a Hub model, or of a Hub dataset and its configuration; None for files."""
-    parts = name.split("/")
-    if len(parts) not in (2, 3) or Path(name).suffix in FILE_SUFFIXES or Path(name).exists():
-        return None
-    repo_id = "/".join(parts[:2])
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        return None
-    return repo_id

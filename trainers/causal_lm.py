@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,13 @@ from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqzoo import MODELS
 from seqzoo.data.text import Corpus, load_corpus
 from seqzoo.data.text_packing import PackedBatches, TokenRow, held_out_windows, tokenize
 from seqzoo.data.text_tokenizer import load_tokenizer, train_tokenizer
+from seqzoo.hub_cards.export import export
 from seqzoo.metrics.language_modeling import bits_per_byte, perplexity, unigram_loss
-from seqzoo.trainers.checkpointing import CheckpointError, replacing_files, write_text
+from seqzoo.trainers.checkpointing import replacing_files, write_text
 from seqzoo.trainers.loop import TrainingDiverged, TrainingState, new_accelerator, note, train
 from seqzoo.trainers.recipe import Recipe, load_recipe
 from seqzoo.trainers.recipe_model import build_model, dry_run
@@ -231,15 +234,17 @@ def _metrics(
     """What cards, tables and benchmarks read."""
     license = recipe.data.license or corpus.license
     base_model = recipe.model.init_from or recipe.model.convert_gpt2
+    on_hub = base_model and not Path(base_model).exists()  # a folder of this machine says nothing to others
     positions = getattr(model.config, "position_embedding_type", None)
     return {
         "schema": 1,
         "model_type": model.config.model_type,
         "parameters": model.num_parameters(),
         "recipe": recipe.name,
-        **({"base_model": base_model} if base_model else {}),
+        **({"base_model": base_model} if on_hub else {}),
         "data": {
             "source": corpus.source,
+            **({"dataset": corpus.dataset} if corpus.dataset else {}),
             "sha256": corpus.sha256,
             "python": platform.python_version(),
             "train_tokens": len(row),
@@ -268,9 +273,26 @@ def _metrics(
 
 
 def _push(folder: Path, recipe: Recipe) -> None:
+    """Upload what anyone can load: of a model of the zoo its export, else the run's folder."""
     api = HfApi()
     repo_id = api.create_repo(recipe.hub.repo_id, private=recipe.hub.private, exist_ok=True).repo_id
-    api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=["checkpoints/*", "logs/*"])
+    with TemporaryDirectory() as scratch:
+        if recipe.model.model_type in MODELS:
+            folder = export(folder, Path(scratch) / repo_id.rpartition("/")[2])[0].parent
+        api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=["checkpoints/*", "logs/*"])
+
+
+def execute(recipe: str, overrides: Sequence[str], dry_run_only: bool) -> None:
+    """What the command lines do: train by a recipe and print the evaluation, or try the recipe out and print that."""
+    checked = load_recipe(recipe, overrides)
+    if dry_run_only:
+        summary = {"recipe": checked.name} | dry_run(checked)
+        print("\n".join(f"{key}: {value}" for key, value in summary.items()))
+        return
+    metrics = run(checked)
+    if PartialState().is_main_process:
+        print(json.dumps(metrics["evaluation"], indent=2))
+    PartialState().destroy_process_group()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -281,16 +303,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="build and try the model without weights or data")
     args = parser.parse_intermixed_args(argv)
     try:
-        recipe = load_recipe(args.recipe, args.overrides)
-        if args.dry_run:
-            summary = dry_run(recipe)
-            print("\n".join(f"{key}: {value}" for key, value in ({"recipe": recipe.name} | summary).items()))
-        else:
-            metrics = run(recipe)
-            if PartialState().is_main_process:
-                print(json.dumps(metrics["evaluation"], indent=2))
-            PartialState().destroy_process_group()
-    except (OSError, ValueError, TrainingDiverged, CheckpointError) as error:
+        execute(args.recipe, args.overrides, args.dry_run)
+    except (OSError, ValueError, TrainingDiverged) as error:
         # Each of these says what to do; a traceback would only hide it.
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -31,7 +31,7 @@ class WriteError(OSError):
     """A full disk, a read-only folder, ...: something of the run could not be written."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(OSError):
     """A checkpoint that cannot be read."""
 
 

@@ -29,7 +29,7 @@ from seqzoo.trainers.checkpointing import Checkpoints
 from seqzoo.trainers.recipe import Recipe, TrainingSection
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(FloatingPointError):
     """The loss or the gradient stopped being a number."""
 
 

@@ -35,6 +35,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights
+from seqzoo.kernels.single_row import linear
 from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import DecayFastWeightCache
 from seqzoo.modeling.decay_fast_weight_gpt2.configuration_decay_fast_weight_gpt2 import DecayFastWeightGPT2Config
 from seqzoo.modeling.decay_fast_weight_gpt2.convert_gpt2_decay_fast_weight_gpt2 import (
@@ -47,8 +48,15 @@ from seqzoo.modeling.decay_fast_weight_gpt2.convert_gpt2_decay_fast_weight_gpt2 
 logger = logging.get_logger(__name__)
 
 
-class GateLinear(nn.Linear):
-    """A layer of its own kind so that its bias can start apart (`gate_init`)."""
+class RowLinear(nn.Linear):
+    """`nn.Linear` that reads its weight at full speed when a CPU multiplies a single row, as in decoding."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class GateLinear(RowLinear):
+    """A kind of its own so that its bias can start apart (`gate_init`)."""
 
 
 def gate_projection(config: DecayFastWeightGPT2Config, size: int) -> nn.Module:
@@ -362,7 +370,7 @@ class DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2PreTrainedModel, Generat
         super().__init__(config)
         self.loss_type = "ForCausalLM"  # the library tells it from class names, and this one keeps GPT-2's habit
         self.transformer = DecayFastWeightGPT2Model(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = RowLinear(config.n_embd, config.vocab_size, bias=False)
         self.post_init()
 
     @classmethod

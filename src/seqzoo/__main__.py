@@ -30,10 +30,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns its exit code: 0 done, 1 a named error (one line on stderr), 2 wrong usage."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    # argparse gives up on positional arguments that come after an option.
+    overrides = [argument for argument in rest if "=" in argument and not argument.startswith("-")]
+    if len(overrides) < len(rest) or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += overrides
     try:
         return args.run(args)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, FloatingPointError) as error:
         print(f"seqzoo {args.group}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

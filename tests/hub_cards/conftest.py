@@ -19,6 +19,7 @@ def metrics():
         "base_model": "openai-community/gpt2",
         "data": {
             "source": "Salesforce/wikitext/wikitext-2-raw-v1",
+            "dataset": "Salesforce/wikitext",
             "sha256": "ab" * 32,
             "python": "3.11.7",
             "train_tokens": 1001001,

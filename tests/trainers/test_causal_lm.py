@@ -153,7 +153,7 @@ def test_continuing_from_a_model_and_learning_rates(sections, tmp_path):
     first = run(load_recipe(sections, overrides))
     overrides = [f"model.init_from={tmp_path / 'run'}", "model.config={}", "tokenizer.vocab_size=null"]
     second = run(load_recipe(sections, [*overrides, "training.lr=1e-9", f"training.output_dir={tmp_path / 'second'}"]))
-    assert second["base_model"] == str(tmp_path / "run")
+    assert "base_model" not in second  # a folder of this machine says nothing to others
     assert second["evaluation"]["loss"] == pytest.approx(first["evaluation"]["loss"], rel=1e-4)
     assert second["data"] == first["data"]
 
@@ -248,7 +248,9 @@ def test_checkpoints_cannot_run_code(sections, tmp_path):
         (checkpoint / name).write_bytes(good)
 
 
-def test_pushing(sections, tmp_path, monkeypatch):
+@pytest.fixture
+def pushed(monkeypatch):
+    """What would go to the Hub: the call that makes the repository, and the names of the files."""
     calls = {}
 
     class Api:
@@ -256,11 +258,24 @@ def test_pushing(sections, tmp_path, monkeypatch):
             calls["create"] = (repo_id, options)
             return SimpleNamespace(repo_id=repo_id)
 
-        def upload_folder(self, **options):
-            calls["upload"] = options
+        def upload_folder(self, repo_id, folder_path, ignore_patterns):
+            calls["names"] = names(Path(folder_path))
+            assert (repo_id, ignore_patterns) == ("someone/model", ["checkpoints/*", "logs/*"])
 
     monkeypatch.setattr("seqzoo.trainers.causal_lm.HfApi", Api)
+    return calls
+
+
+def test_a_model_of_the_library_is_pushed_as_it_is(sections, pushed):
     run(load_recipe(sections, ["hub.repo_id=someone/model", "training.steps=2"]))
-    assert calls["create"] == ("someone/model", {"private": True, "exist_ok": True})
-    assert calls["upload"]["folder_path"] == tmp_path / "run"
-    assert calls["upload"]["ignore_patterns"] == ["checkpoints/*", "logs/*"]
+    assert pushed["create"] == ("someone/model", {"private": True, "exist_ok": True})
+    assert {"model.safetensors", "metrics.json"} <= pushed["names"]
+
+
+def test_a_model_of_the_zoo_is_pushed_as_an_export(sections, pushed):
+    sections["model"] = {
+        "model_type": "decay_fast_weight_gpt2",
+        "config": {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2},
+    }
+    run(load_recipe(sections, ["hub.repo_id=someone/model", "training.steps=2"]))
+    assert {"model.safetensors", "README.md", "modeling_decay_fast_weight_gpt2.py"} <= pushed["names"]
