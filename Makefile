@@ -30,7 +30,7 @@ else
 endif
 	@touch $@
 
-demo: setup  ## the main job, start to end, in about ten minutes: train, convert, fine-tune, compare, export, generate
+demo: setup  ## the main job, start to end, in less than ten minutes: train, convert, fine-tune, compare, export, generate
 	$(BIN)/seqzoo demo
 
 test: setup  ## the default tests

@@ -11,6 +11,7 @@ import sys
 BENCHMARKS = {
     "decaying_fast_weights": "The op against its definition and against attention",
     "generation": "Time a token and cache size against context",
+    "startup": "Starting",
 }
 
 

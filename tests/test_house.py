@@ -60,6 +60,13 @@ def test_importing_seqzoo_imports_nothing_heavy():
     assert python("import sys, seqzoo; print('torch' in sys.modules, 'transformers' in sys.modules)") == "False False"
 
 
+def test_classes_are_there_by_name():
+    assert seqzoo.DecayFastWeightGPT2Config.model_type == "decay_fast_weight_gpt2"
+    assert seqzoo.DecayFastWeightGPT2LMHeadModel.__name__ == "DecayFastWeightGPT2LMHeadModel"
+    with pytest.raises(AttributeError, match="no attribute 'GPT5'"):
+        _ = seqzoo.GPT5
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -87,15 +94,14 @@ def test_the_auto_classes_work_with_the_checkout_first_on_the_path():
     assert python(code, str(ROOT)) == "fine"
 
 
-def test_help_is_quick_and_needs_no_torch():
+def test_help_imports_nothing_heavy():
     code = """
-import sys, time
-start = time.perf_counter()
+import sys
 from seqzoo.__main__ import build_parser
 build_parser().format_help()
-print(time.perf_counter() - start < 0.5, "torch" in sys.modules, "transformers" in sys.modules)
+print("torch" in sys.modules, "transformers" in sys.modules, "numpy" in sys.modules)
 """
-    assert python(code) == "True False False"
+    assert python(code) == "False False False"
 
 
 @pytest.mark.slow

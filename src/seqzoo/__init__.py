@@ -2,7 +2,8 @@
 
 `import seqzoo` is all it takes for `AutoModelForCausalLM.from_pretrained(...)` and its siblings to know the models of
 the zoo. It costs nothing by itself: registration waits until transformers' Auto classes are imported, so that commands
-and data tools that need no model never import torch.
+and data tools that need no model never import torch. The classes themselves are there by name, imported when asked
+for: `from seqzoo import DecayFastWeightGPT2LMHeadModel`.
 """
 
 import sys
@@ -31,6 +32,15 @@ if Path(__file__).with_name("modeling").is_file():
         "without support for links. On Windows switch on developer mode (or use WSL); then run "
         "`git config core.symlinks true` and `git checkout -- src`."
     )
+
+
+def __getattr__(name: str):
+    for model_type, (config_name, model_names) in MODELS.items():
+        if name == config_name:
+            return getattr(import_module(_module("configuration", model_type)), name)
+        if name in model_names.values():
+            return getattr(import_module(_module("modeling", model_type)), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def register() -> None:
