@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; choose another")
+    if args.src.startswith(("/", ".", "~")) and not Path(args.src).is_dir():
+        raise FileNotFoundError(f"there is no folder {args.src}")
     model = DecayFastWeightGPT2LMHeadModel.from_gpt2(args.src, **overrides)
     model.save_pretrained(out)
     if has_tokenizer(args.src):

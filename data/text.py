@@ -252,9 +252,12 @@ def _parse_jsonl(name: str, content: bytes, text_column: str) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line)[text_column]
+            text = json.loads(line)[text_column]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"line {number} of {name} is no JSON object with the key {text_column!r}") from error
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"line {number} of {name} has no text under {text_column!r} but {text!r:.80}")
+        yield text
 
 
 def _parse_parquet(name: str, content: bytes, text_column: str) -> list[str]:

@@ -226,8 +226,6 @@ def held_out_windows(row: TokenRow, length: int, max_tokens: int) -> tuple[np.nd
         The last window, where the text ends within it, is filled up with targets of -100.
     """
     count = min(max_tokens, len(row) - 1)
-    if count < 1:
-        raise ValueError(f"the held-out text has {len(row)} tokens, but 2 are the least that can be evaluated")
     windows = -(-count // length)
     inputs = np.full(windows * length, row.tokens[0], dtype=np.int64)
     targets = np.full(windows * length, -100, dtype=np.int64)

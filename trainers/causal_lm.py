@@ -65,9 +65,16 @@ class CausalLanguageModeling:
             Text to evaluate on.
         recipe (`Recipe`):
             `evaluation` says how much of it, `data.sequence_length` in which windows.
+
+    Raises:
+        `ValueError`: there is nothing to predict in the held-out text.
     """
 
     def __init__(self, accelerator: Accelerator, held_out: TokenRow, recipe: Recipe):
+        if len(held_out) < 2:
+            raise ValueError(
+                f"the held-out text has {len(held_out)} tokens, but 2 are the least that can be evaluated"
+            )
         self.accelerator = accelerator
         self.held_out = held_out
         self.evaluation = recipe.evaluation
@@ -148,6 +155,15 @@ def run(recipe: Recipe) -> dict[str, Any]:
         f"{recipe.name}: {model.num_parameters():,} parameters, {len(row):,} training tokens, "
         + (topology if accelerator.num_processes > 1 else f"1 process ({accelerator.device})"),
     )
+    batches = PackedBatches(
+        row,
+        sequence_length=recipe.data.sequence_length,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        shuffle=recipe.data.shuffle,
+        separate=recipe.data.packing == "separate",
+    )
+    objective = CausalLanguageModeling(accelerator, held_out, recipe)
     # From here on the recipe is known to be good; only now an earlier run may have to go.
     if accelerator.is_main_process:
         open_run_folder(folder, recipe)
@@ -158,15 +174,6 @@ def run(recipe: Recipe) -> dict[str, Any]:
         plain = {key: value if isinstance(value, str | int | float) else str(value) for key, value in settings}
         accelerator.init_trackers("logs", config=plain)
 
-    batches = PackedBatches(
-        row,
-        sequence_length=recipe.data.sequence_length,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        shuffle=recipe.data.shuffle,
-        separate=recipe.data.packing == "separate",
-    )
-    objective = CausalLanguageModeling(accelerator, held_out, recipe)
     model, state = train(accelerator, model, batches, objective, recipe)
     evaluation = _final_evaluation(objective, model, row, len(tokenizer))
     weights = accelerator.get_state_dict(model)

@@ -292,7 +292,10 @@ def _read(source: str) -> tuple[str, str]:
     path = Path(source)
     if path.is_file():
         folder = "" if path.parent.name in ("", "configs") else f"{path.parent.name}/"
-        return f"{folder}{path.stem}", path.read_text(encoding="utf-8")
+        try:
+            return f"{folder}{path.stem}", path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"recipe {source} is not a text file in UTF-8: {error}") from error
     packaged = packaged_recipes()
     name = source.removesuffix(".yaml").removeprefix("configs/")
     if name in packaged:

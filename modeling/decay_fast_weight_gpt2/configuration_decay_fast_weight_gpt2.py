@@ -1,5 +1,7 @@
 """Configuration of Decaying Fast Weight GPT-2."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -118,8 +120,10 @@ class DecayFastWeightGPT2Config(PreTrainedConfig):
                 raise ValueError(f"{name}={value} must be at least 1")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd={self.n_embd} must be a multiple of n_head={self.n_head}")
-        if isinstance(self.gate_init, str) and self.gate_init != "uniform":
-            raise ValueError(f"gate_init={self.gate_init!r} must be a number or 'uniform'")
+        if self.gate_init != "uniform" and (isinstance(self.gate_init, str) or not math.isfinite(self.gate_init)):
+            raise ValueError(f"gate_init={self.gate_init!r} must be a finite number or 'uniform'")
+        if self.scale is not None and not math.isfinite(self.scale):
+            raise ValueError(f"scale={self.scale} must be a finite number")
         super().__post_init__(**kwargs)
 
     @property

@@ -19,7 +19,7 @@ from seqzoo.modeling.decay_fast_weight_gpt2.configuration_decay_fast_weight_gpt2
 UNSUPPORTED = ("scale_attn_by_inverse_layer_idx", "add_cross_attention")
 
 # Decided by the checkpoint's weights, or by the library.
-SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
+FIXED = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "tie_word_embeddings")
 WRITTEN_ON_SAVE = ("architectures", "transformers_version")
 
 
@@ -46,7 +46,7 @@ def config_from_gpt2(gpt2: GPT2Config, **overrides) -> DecayFastWeightGPT2Config
             nearest = get_close_matches(name, names, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise ValueError(f"{name} is not a field of DecayFastWeightGPT2Config{hint}")
-        if name in SIZES and value != getattr(gpt2, name):
+        if name in FIXED and value != getattr(gpt2, name):
             raise ValueError(f"{name}={value} differs from the checkpoint's {getattr(gpt2, name)}")
     shared = names & {field.name for field in fields(GPT2Config)} - set(WRITTEN_ON_SAVE)
     values = {name: getattr(gpt2, name) for name in shared}

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, GPT2LMHeadModel
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -190,6 +191,8 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
 
     def __init__(self, config: DecayFastWeightGPT2Config):
         super().__init__(config)
+        if config.activation_function not in ACT2FN:
+            raise ValueError(f"activation_function={config.activation_function!r} is unknown to transformers")
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         if config.position_embedding_type != "none":
             self.wpe = nn.Embedding(config.n_positions, config.n_embd)
@@ -247,13 +250,14 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
             raise ValueError("the input is empty; start from at least one token, such as config.bos_token_id")
         if past_key_values is not None:
             self._check_cache(past_key_values, batch)
-        elif use_cache and not self.training:
+        elif use_cache:
             past_key_values = DecayFastWeightCache(self.config)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
 
         reset = sequence_starts(
             position_ids if attention_mask is None else None, seq_idx, cu_seq_lens_q, batch, time, inputs_embeds.device
         )
+        steps = torch.arange(past, past + time, device=inputs_embeds.device)[None]  # where a token is in its row
         padding = None
         if attention_mask is not None:
             if attention_mask.shape != (batch, past + time):
@@ -261,15 +265,19 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
                     f"attention_mask has shape {list(attention_mask.shape)}; expected [batch, past + time] = "
                     f"[{batch}, {past + time}]"
                 )
-            if position_ids is None:
-                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -time:]
+            steps = ((attention_mask != 0).cumsum(-1) - 1).clamp(min=0)[:, -time:]
             padding = attention_mask[:, -time:] == 0
             if can_read(padding) and not padding.any():
                 padding = None
 
+        if position_ids is None:
+            position_ids = steps
+            if reset is not None:  # count from the last start of a sequence
+                first = torch.where(reset, steps, -1).cummax(-1).values
+                position_ids = torch.where(first < 0, steps, steps - first)
         hidden_states = inputs_embeds
         if self.config.position_embedding_type != "none":
-            hidden_states = hidden_states + self.wpe(self._positions(position_ids, reset, past, time))
+            hidden_states = hidden_states + self.wpe(self._rows(position_ids, highest=past + time - 1))
         hidden_states = self.drop(hidden_states)
         for block in self.h:
             hidden_states = block(hidden_states, past_key_values=past_key_values, padding=padding, reset=reset)
@@ -278,19 +286,9 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
             last_hidden_state=hidden_states, past_key_values=past_key_values if use_cache else None
         )
 
-    def _positions(
-        self, position_ids: torch.Tensor | None, reset: torch.Tensor | None, past: int, time: int
-    ) -> torch.Tensor:
-        """Rows of `wpe`, [batch or 1, time]."""
+    def _rows(self, position_ids: torch.Tensor, highest: int) -> torch.Tensor:
+        """Rows of `wpe` for positions, which are at most `highest` unless the caller chose them otherwise."""
         rows = self.config.n_positions
-        highest = past + time - 1
-        if position_ids is None:
-            position_ids = torch.arange(past, past + time, device=self.wpe.weight.device)[None]
-            if reset is not None:  # count from the last start of a sequence
-                steps = torch.arange(time, device=position_ids.device)[None]
-                position_ids = torch.where(
-                    reset.cumsum(-1) > 0, steps - (steps * reset).cummax(-1).values, position_ids
-                )
         if self.config.position_embedding_type == "learned_clamped":
             return position_ids.clamp(max=rows - 1)
         # Reading positions waits for an accelerator: only where they can be too high, or where it is free.
@@ -349,10 +347,16 @@ def sequence_starts(
         return None
     starts = torch.zeros(batch, time, dtype=torch.bool, device=device)
     if seq_idx is not None:
+        if seq_idx.shape != starts.shape:
+            raise ValueError(f"seq_idx has shape {list(seq_idx.shape)}; expected [batch, time] = [{batch}, {time}]")
         starts[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
     elif cu_seq_lens_q is not None:
         if batch != 1:
             raise ValueError(f"cu_seq_lens_q describes one packed row, the batch has {batch}; use seq_idx")
+        if can_read(cu_seq_lens_q):
+            edges = cu_seq_lens_q.tolist()
+            if edges[:1] != [0] or edges[-1] != time or edges != sorted(edges):
+                raise ValueError(f"cu_seq_lens_q is {edges}; it must rise from 0 to the length of the row, {time}")
         starts[:, cu_seq_lens_q[1:-1].long()] = True
     elif position_ids is not None:
         starts[:, 1:] = position_ids.diff(dim=-1) != 1
@@ -390,7 +394,10 @@ class DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2PreTrainedModel, Generat
         """
         if not isinstance(source, PreTrainedModel):
             require_gpt2(AutoConfig.from_pretrained(source))
-            source = GPT2LMHeadModel.from_pretrained(source, use_safetensors=True)
+            path = source
+            source, loaded = GPT2LMHeadModel.from_pretrained(path, use_safetensors=True, output_loading_info=True)
+            if loaded["missing_keys"]:
+                raise ValueError(f"the checkpoint {path} lacks {', '.join(sorted(loaded['missing_keys']))}")
         config = config_from_gpt2(source.config, **overrides)
         if not isinstance(source, GPT2LMHeadModel):
             raise ValueError(f"a {type(source).__name__} has no language-model head; give a GPT2LMHeadModel")

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from model_table import MODELS, TINY_GPT2
+from safetensors.torch import save_file
 from test_models import assert_close
 from transformers import (
     AutoConfig,
@@ -123,8 +124,7 @@ class TestState:
     def test_gradient_flows_through_a_carried_state(self, model):
         model.train()
         ids = ROW.inputs()
-        cache = DecayFastWeightCache(model.config)
-        model(ids, past_key_values=cache)
+        cache = model(ids).past_key_values
         model(ids, past_key_values=cache, labels=ids).loss.backward()
         assert model.transformer.h[0].attn.k_gate.weight.grad.abs().sum() > 0
 
@@ -216,9 +216,23 @@ class TestPacking:
         assert not embeds.grad[0, :6].any()
         assert embeds.grad[0, 6:].abs().sum(-1).all()
 
-    def test_cumulative_lengths_describe_one_row(self, model):
+    @pytest.mark.parametrize("keep", ["seq_idx", "cu_seq_lens_q"])
+    def test_a_mask_of_ones_beside_it_changes_nothing(self, model, sequences, keep):
+        collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
+        batch = collate([{"input_ids": ids} for ids in sequences], return_tensors="pt")
+        ids, mask = batch["input_ids"], torch.ones_like(batch["input_ids"])
+        assert torch.equal(
+            model(ids, **{keep: batch[keep]}).logits, model(ids, attention_mask=mask, **{keep: batch[keep]}).logits
+        )
+
+    def test_boundaries_that_do_not_fit_are_refused(self, model):
         with pytest.raises(ValueError, match="one packed row, the batch has 2"):
             model(ROW.inputs(), cu_seq_lens_q=torch.tensor([0, 3, 24]))
+        for edges in ([3, 24], [0, 3, 20], [0, 5, 999], [0, 9, 3, 24]):
+            with pytest.raises(ValueError, match="must rise from 0 to the length of the row, 24"):
+                model(ROW.inputs(batch=1), cu_seq_lens_q=torch.tensor(edges))
+        with pytest.raises(ValueError, match=r"seq_idx has shape \[1, 5\]"):
+            model(ROW.inputs(batch=1), seq_idx=torch.zeros(1, 5))
 
 
 class TestConversion:
@@ -281,6 +295,23 @@ class TestConversion:
             DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(), gate_bias=2)
         with pytest.raises(ValueError, match="n_layer=3 differs from the checkpoint's 2"):
             DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(), n_layer=3)
+        with pytest.raises(ValueError, match="tie_word_embeddings=True differs from the checkpoint's False"):
+            DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(tie_word_embeddings=False), tie_word_embeddings=True)
+
+    def test_a_checkpoint_that_lacks_weights_is_refused(self, tmp_path):
+        teacher = gpt2()
+        weights = {name: weight for name, weight in teacher.state_dict().items() if name != "lm_head.weight"}
+        del weights["transformer.h.1.mlp.c_fc.weight"]
+        teacher.save_pretrained(tmp_path)
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=r"lacks transformer\.h\.1\.mlp\.c_fc\.weight"):
+            DecayFastWeightGPT2LMHeadModel.from_gpt2(tmp_path)
+
+    def test_untied_embeddings_stay_apart(self):
+        teacher = gpt2(tie_word_embeddings=False)
+        model = DecayFastWeightGPT2LMHeadModel.from_gpt2(teacher)
+        assert torch.equal(model.lm_head.weight, teacher.lm_head.weight)
+        assert torch.equal(model.transformer.wte.weight, teacher.transformer.wte.weight)
 
 
 class TestClassification:
@@ -327,7 +358,9 @@ class TestBadInput:
             ({"normalize": True}, "normalize=True"),
             ({"gate_sides": "none"}, "choose from both, key, value"),
             ({"position_embedding_type": "rotary"}, "choose from learned, learned_clamped, none"),
-            ({"gate_init": "ones"}, "a number or 'uniform'"),
+            ({"gate_init": "ones"}, "a finite number or 'uniform'"),
+            ({"gate_init": float("nan")}, "gate_init=nan"),
+            ({"scale": float("inf")}, "scale=inf"),
             ({"n_head": 5}, "n_embd=32 must be a multiple of n_head=5"),
             ({"n_layer": 0}, "n_layer=0 must be at least 1"),
             ({"state_size": -2}, "state_size=-2"),
@@ -338,6 +371,10 @@ class TestBadInput:
     def test_config(self, field, message):
         with pytest.raises(ValueError, match=message):
             DecayFastWeightGPT2Config(**TINY_GPT2 | field)
+
+    def test_activation(self):
+        with pytest.raises(ValueError, match="activation_function='foo' is unknown"):
+            ROW.build(activation_function="foo")
 
     def test_a_newer_config_file(self, model, tmp_path):
         model.save_pretrained(tmp_path)

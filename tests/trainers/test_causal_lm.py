@@ -248,6 +248,19 @@ def test_checkpoints_cannot_run_code(sections, tmp_path):
         (checkpoint / name).write_bytes(good)
 
 
+def test_a_text_that_is_too_short_leaves_the_earlier_run_alone(sections, tmp_path):
+    run(load_recipe(sections, ["training.steps=2"]))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    short = tmp_path / "short.jsonl"
+    short.write_text('{"text": null}\n{"text": "abc"}\n{"text": "de"}\n')
+    with pytest.raises(ValueError, match="fewer than one sequence"):
+        run(load_recipe(sections, ["training.overwrite=true", f"data.source={short}"]))
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ValueError, match="fewer than one sequence"):
+        run(load_recipe(sections, [f"training.output_dir={tmp_path}/new", f"data.source={short}"]))
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.fixture
 def pushed(monkeypatch):
     """What would go to the Hub: the call that makes the repository, and the names of the files."""
