@@ -19,8 +19,8 @@ import torch
 LOG2_E = 1 / math.log(2)
 # exp of less is a denormal number.
 MIN_LOG_GATE = {torch.float32: -87.0, torch.float64: -708.0}
-# Factors and scaled operands (<= 1) below are set to zero; products of three of them are still normal numbers.
-NEGLIGIBLE = {torch.float32: 1e-12, torch.float64: 1e-100}
+# Factors and scaled operands (<= 1) below are set to zero; products of two of them are still normal numbers.
+NEGLIGIBLE = {torch.float32: 1e-18, torch.float64: 1e-150}
 
 
 class ExactTile:

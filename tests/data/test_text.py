@@ -104,7 +104,7 @@ def test_holding_out_depends_on_the_text_alone(tmp_path):
     [
         ("gone.txt", None, "data file .*gone.txt does not exist"),
         ("bad.jsonl", b'{"text": "fine"}\n{"txt": "?"}', "line 2 of bad.jsonl is no JSON object with the key 'text'"),
-        ("three.jsonl", b"{\"text\": 3}", "line 1 of three.jsonl has no text under .text. but 3"),
+        ("three.jsonl", b'{"text": 3}', "line 1 of three.jsonl has no text under .text. but 3"),
         ("bad.txt", b"abc\xff", r"bad.txt is not UTF-8 text \(byte 3\)"),
         ("bad.txt.gz", b"not gzip", "bad.txt.gz is damaged"),
         ("cut.txt.xz", lzma.compress(b"text " * 99)[:-20], "cut.txt.xz is damaged"),

@@ -136,5 +136,3 @@ def test_windows_predict_each_token_once():
     assert targets[counted].tolist() == list(range(1, 24))
     assert (inputs[counted] == targets[counted] - 1).all()
     assert (held_out_windows(row, length=5, max_tokens=7)[1] != -100).sum() == 7
-    with pytest.raises(ValueError, match="has 1 tokens"):
-        held_out_windows(token_row(1), length=5, max_tokens=7)

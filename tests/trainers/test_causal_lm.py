@@ -25,6 +25,10 @@ def losses(metrics) -> dict[int, float]:
     return dict(metrics["history"]["train"])
 
 
+def token_row(size: int) -> TokenRow:
+    return TokenRow(np.arange(size, dtype=np.int32), np.zeros(size, bool), size)
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -103,9 +107,7 @@ def test_precision_and_checkpointing_change_roundings_only(sections, tmp_path):
 def test_loss_is_a_sum_over_targets_and_documents_do_not_leak(sections, model_type):
     recipe = load_recipe(sections)
     accelerator = new_accelerator(recipe.training)
-    objective = CausalLanguageModeling(
-        accelerator, TokenRow(np.arange(9, dtype=np.int32), np.zeros(9, bool), 9), recipe
-    )
+    objective = CausalLanguageModeling(accelerator, token_row(9), recipe)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(model_type, vocab_size=300, **sections["model"]["config"])
     ).eval()
@@ -259,6 +261,12 @@ def test_a_text_that_is_too_short_leaves_the_earlier_run_alone(sections, tmp_pat
     with pytest.raises(ValueError, match="fewer than one sequence"):
         run(load_recipe(sections, [f"training.output_dir={tmp_path}/new", f"data.source={short}"]))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_held_out_text_of_one_token_is_refused(sections):
+    recipe = load_recipe(sections)
+    with pytest.raises(ValueError, match="has 1 tokens"):
+        CausalLanguageModeling(new_accelerator(recipe.training), token_row(1), recipe)
 
 
 @pytest.fixture
