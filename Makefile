@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What was tested; `make ... CONSTRAINTS=` takes the newest versions instead.
+# What was tested; `make setup CONSTRAINTS=` in a fresh checkout takes the newest instead.
 CONSTRAINTS ?= constraints-cpu.txt
 PIP := $(BIN)/pip install --quiet
 
@@ -25,12 +25,12 @@ ifeq ($(CONSTRAINTS),)
 else
 	$(PIP) $$(grep '^torch==' $(CONSTRAINTS))
 	@# A CUDA build of torch brings the Triton that it needs.
-	@sed "$$($(BIN)/python -c 'import torch; print("/^triton==/d" if torch.version.cuda else "")')" $(CONSTRAINTS) > $(VENV)/constraints.txt
+	@sed "$$($(BIN)/python -W ignore -c 'import torch; print("/^triton==/d" if torch.version.cuda else "")')" $(CONSTRAINTS) > $(VENV)/constraints.txt
 	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[dev]'
 endif
 	@touch $@
 
-demo: setup  ## the main job, start to end, in less than ten minutes: train, convert, fine-tune, compare, export, generate
+demo: setup  ## the main job, start to end, in less than ten minutes on two idle cores: train, convert, fine-tune, compare, export, generate
 	$(BIN)/seqzoo demo
 
 test: setup  ## the default tests

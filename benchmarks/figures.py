@@ -3,11 +3,12 @@
 from pathlib import Path
 
 
-def draw_demo(histories: dict[str, dict], times: dict[str, dict], path: Path) -> None:
+def draw_demo(histories: dict[str, dict], teacher_steps: int, times: dict[str, dict], path: Path) -> None:
     """One PNG of three panels: loss curves, time a token and cache size against context.
 
     Args:
         histories: run -> `history` of its metrics.json: `train` and `validation`, lists of [step, nats a token].
+        teacher_steps: Steps of the teacher, after which the runs that start from it begin.
         times: contender -> context -> `ms_per_token` and `cache_bytes` (`seqzoo.benchmarks.generation.decode_times`).
         path: The PNG to write.
 
@@ -16,16 +17,17 @@ def draw_demo(histories: dict[str, dict], times: dict[str, dict], path: Path) ->
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
     except ImportError as error:
         raise ImportError("figures need matplotlib: pip install 'seqzoo[plot]'") from error
 
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     losses, speed, memory = figure.subplots(1, 3)
     for i, (name, history) in enumerate(histories.items()):
-        steps, values = zip(*history["train"], strict=True)
-        losses.plot(steps, values, color=f"C{i}", alpha=0.35)
-        steps, values = zip(*history["validation"], strict=True)
-        losses.plot(steps, values, color=f"C{i}", marker="o", label=name)
+        first = teacher_steps if name in ("teacher_continued", "student") else 0
+        for curve, style in (("train", {"alpha": 0.35}), ("validation", {"marker": "o", "label": name})):
+            steps, values = zip(*history[curve], strict=True)
+            losses.plot([first + step for step in steps], values, color=f"C{i}", **style)
     losses.set(xlabel="step", ylabel="loss (nats a token)", title="Training (faint) and held-out loss")
     losses.legend()
     for axes, key, label, factor in (
@@ -37,7 +39,11 @@ def draw_demo(histories: dict[str, dict], times: dict[str, dict], path: Path) ->
             axes.plot(contexts, [entry[key] * factor for entry in entries.values()], marker="o", label=name)
         axes.set(xlabel="tokens of context", ylabel=label, xscale="log", yscale="log")
         axes.set_xticks(contexts, [f"{context:,}" for context in contexts], minor=False)
-        axes.minorticks_off()
+        axes.tick_params(axis="x", which="minor", bottom=False)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(NullFormatter())
         axes.legend()
     speed.set_title("Time of the next token")
     memory.set_title("Memory of the context")

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
+    from tempfile import TemporaryDirectory
 
     import yaml
     from transformers import AutoTokenizer
@@ -39,11 +40,20 @@ def run(args: argparse.Namespace) -> int:
     if args.src.startswith(("/", ".", "~")) and not Path(args.src).is_dir():
         raise FileNotFoundError(f"there is no folder {args.src}")
     model = DecayFastWeightGPT2LMHeadModel.from_gpt2(args.src, **overrides)
-    model.save_pretrained(out)
-    if has_tokenizer(args.src):
-        AutoTokenizer.from_pretrained(args.src).save_pretrained(out)
-    else:
-        print(f"{args.src} has no tokenizer; only the model is written", file=sys.stderr)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:  # all or nothing
+        folder = Path(scratch) / out.name
+        model.save_pretrained(folder)
+        if has_tokenizer(args.src):
+            try:
+                AutoTokenizer.from_pretrained(args.src).save_pretrained(folder)
+            except ValueError as error:
+                raise ValueError(f"the tokenizer of {args.src} cannot be read: {error}") from error
+        else:
+            print(f"{args.src} has no tokenizer; only the model is written", file=sys.stderr)
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
     print(f"{out}: {model.num_parameters():,} parameters; new ones, to be fine-tuned:")
     for name in model.new_parameters:
         print(f"  {name}")

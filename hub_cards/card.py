@@ -35,6 +35,13 @@ PIPELINE_TAGS = {
 }
 
 
+# How a run began (`start` of metrics.json), where that is not random weights.
+STARTS = {
+    "convert_gpt2": "converted from a trained GPT-2; steps, tokens and time below are those of the fine-tuning alone",
+    "init_from": "another trained model; steps, tokens and time below are those of this run alone",
+}
+
+
 def model_card(
     model: PreTrainedModel, name: str, *, license: str, metrics: dict[str, Any] | None, recipe: str | None
 ) -> ModelCard:
@@ -110,6 +117,7 @@ def model_card(
         transformers_range=PROVEN_TRANSFORMERS,
         metrics=metrics,
         source=source,
+        starts=STARTS,
         lengths=sorted(lengths.items()),
         recipe=recipe and recipe.strip(),
     )

@@ -32,8 +32,8 @@ def share_kept(teacher_perplexity: float, student_perplexity: float) -> float:
     """How much of its quality a model keeps when it is converted into another kind.
 
     Perplexity of the teacher trained on with the same fine-tuning tokens, divided by the perplexity of the student:
-    1 means nothing was lost, 0.99 that the student's perplexity is 1 % higher. The teacher must have had the student's
-    fine-tuning tokens too, or the share would also count what more training gives.
+    1 means nothing was lost, 0.99 that the student's perplexity is 1 % higher; above 1 the student is ahead. The
+    teacher must have had the student's fine-tuning tokens too, or the share would also count what more training gives.
     """
     return teacher_perplexity / student_perplexity
 

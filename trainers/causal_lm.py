@@ -249,6 +249,7 @@ def _metrics(
         "parameters": model.num_parameters(),
         "recipe": recipe.name,
         **({"base_model": base_model} if on_hub else {}),
+        "start": "convert_gpt2" if recipe.model.convert_gpt2 else "init_from" if recipe.model.init_from else "random",
         "data": {
             "source": corpus.source,
             **({"dataset": corpus.dataset} if corpus.dataset else {}),

@@ -39,6 +39,11 @@ def check_run_folder(folder: Path, recipe: Recipe) -> None:
         raise FileExistsError(f"{folder} is not empty and holds no run; choose another training.output_dir")
     if occupied and recipe.training.resume:
         _refuse_changes(load_recipe(saved), recipe, saved)
+        if (folder / "metrics.json").is_file() and not (folder / "checkpoints").is_dir():
+            raise FileExistsError(
+                f"the run in {folder} is finished and left no checkpoint to go on from; set training.overwrite=true "
+                "to do it again, or choose another training.output_dir"
+            )
     elif occupied and not recipe.training.overwrite:
         raise FileExistsError(
             f"{folder} holds a run; set training.resume=true to go on with it, training.overwrite=true to replace it, "

@@ -1,6 +1,7 @@
 """The `seqzoo` command: usage, exit codes, where output goes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -78,6 +79,15 @@ def test_errors_are_one_line_and_exit_with_1(arguments, message, gpt2_folder, tm
     assert sorted(gpt2_folder.iterdir()) == before
 
 
+def test_convert_writes_all_or_nothing(gpt2_folder, tmp_path, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(gpt2_folder, source)
+    (source / "tokenizer.json").write_text("{broken")
+    assert main(["convert", "gpt2", str(source), str(tmp_path / "out")]) == 1
+    assert f"the tokenizer of {source} cannot be read" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"source"}
+
+
 @pytest.mark.slow
 def test_demo_end_to_end(tmp_path, capsys):
     """Few steps: the models are bad, every step is real."""
@@ -92,6 +102,6 @@ def test_demo_end_to_end(tmp_path, capsys):
     )
     sizes = {entry["cache_bytes"] for entry in result["generation"]["decaying fast weights"].values()}
     assert len(sizes) == 1
-    card = (tmp_path / "demo" / "export" / "README.md").read_text()
+    card = (tmp_path / "demo" / "decaying-fast-weights-demo" / "README.md").read_text()
     assert f"{comparison['student']['bits_per_byte']:.3f}" in card
     assert (tmp_path / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")

@@ -17,6 +17,7 @@ def metrics():
         "parameters": 12345,
         "recipe": "decay_fast_weight_gpt2/demo",
         "base_model": "openai-community/gpt2",
+        "start": "convert_gpt2",
         "data": {
             "source": "Salesforce/wikitext/wikitext-2-raw-v1",
             "dataset": "Salesforce/wikitext",

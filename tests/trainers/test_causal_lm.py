@@ -269,6 +269,12 @@ def test_a_held_out_text_of_one_token_is_refused(sections):
         CausalLanguageModeling(new_accelerator(recipe.training), token_row(1), recipe)
 
 
+def test_a_finished_run_is_not_trained_again(sections):
+    run(load_recipe(sections, ["training.steps=2"]))
+    with pytest.raises(FileExistsError, match="is finished and left no checkpoint"):
+        run(load_recipe(sections, ["training.steps=2", "training.resume=true"]))
+
+
 @pytest.fixture
 def pushed(monkeypatch):
     """What would go to the Hub: the call that makes the repository, and the names of the files."""
