@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for all of it; an earlier demo there is replaced (default: runs/demo)",
     )
     parser.add_argument(
-        "--steps", type=int, default=700, help="steps of the teacher; fine-tuning takes a fifth of them (default: 700)"
+        "--steps", type=int, default=600, help="steps of the teacher; fine-tuning takes a fifth of them (default: 600)"
     )
 
 
