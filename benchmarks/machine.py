@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
+from tqdm.auto import tqdm
 
 
 def describe() -> dict[str, str]:
@@ -48,7 +49,7 @@ def interleaved_medians(contenders: Mapping[Hashable, Callable[[], object]], rep
     gives back.
     """
     times = {name: [] for name in contenders}
-    for _ in range(repeats):
+    for _ in tqdm(range(repeats), desc="rounds", leave=False):
         for name, run in contenders.items():
             run()
             start = time.process_time()

@@ -1,7 +1,7 @@
 """A linear layer that is fast on a single row: on a CPU, decoding is reading every weight once a token.
 
-For one row and a weight [out, in] torch takes BLAS's matrix-vector product, which reads memory at about half the speed
-of the machine. The same product as a batch over blocks of the weight's rows reads at full speed.
+For one row and a weight [out, in] torch takes BLAS's matrix-vector product. The same product as a batch over blocks of
+the weight's rows reads memory faster where BLAS does not keep up with the machine.
 """
 
 import torch

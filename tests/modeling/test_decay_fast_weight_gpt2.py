@@ -257,8 +257,8 @@ class TestConversion:
             assert torch.equal(ours[name][..., -32:], theirs[name][..., -32:])
         assert set(theirs) - set(ours) == ({"transformer.wpe.weight"} if "none" in overrides.values() else set())
 
-    def test_without_decay_and_with_uniform_scores_it_is_still_gpt2_around_the_memory(self):
-        """With attention's and memory's outputs projected to nothing the two models are the same function."""
+    def test_all_around_the_memory_is_still_gpt2(self):
+        """With the outputs of attention and memory projected to nothing, both models are the same function."""
         teacher = gpt2()
         for block in teacher.transformer.h:
             torch.nn.init.zeros_(block.attn.c_proj.weight)
