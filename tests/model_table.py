@@ -49,6 +49,7 @@ TINY_GPT2 = {
     "pad_token_id": 2,
 }
 
+
 def _memory(name: str, **config) -> Row:
     return Row(name, "decay_fast_weight_gpt2", TINY_GPT2 | config)
 
