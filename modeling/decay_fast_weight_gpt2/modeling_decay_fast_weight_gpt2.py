@@ -2,8 +2,8 @@ r"""Decaying Fast Weight GPT-2: constant time and memory a token, from GPT-2's w
 
 GPT-2 block for block, except that a memory per head takes the place of attention (H. H. Mao, "Fine-Tuning Pre-trained
 Transformers into Decaying Fast Weights", EMNLP 2022, arXiv 2210.04243). `memory_decay_fast_weight_gpt2.py` has the
-equations: the paper's decay rule and those that it compares with. q, k, v come from GPT-2's `c_attn` and the result goes
-through its `c_proj`, so all weights but gates and learned feature maps can be a GPT-2's:
+equations: the paper's decay rule and those that it compares with. q, k, v come from GPT-2's `c_attn` and the result
+goes through its `c_proj`, so all weights but gates and learned feature maps can be a GPT-2's:
 [`DecayFastWeightGPT2LMHeadModel.from_gpt2`].
 """
 
@@ -308,7 +308,7 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
             softmax = index in self.config.softmax_layers
             if softmax == isinstance(layer, FastWeightCacheLayer):
                 raise ValueError(
-                    f"the cache is of a model with other softmax_layers than {self.config.softmax_layers}"
+                    f"the cache is of a model with softmax_layers other than {self.config.softmax_layers}"
                 )
             if not softmax and layer.state is not None and layer.state.shape != expected:
                 raise ValueError(

@@ -76,9 +76,7 @@ class TestRollback:
             cache.crop(-1)
         cache.activate_past_recording()
         model(ROW.inputs(time=4), past_key_values=cache)
-        with pytest.raises(
-            ValueError, match=r"crop\(-5\) goes back further than what is kept: the inputs of 4 tokens"
-        ):
+        with pytest.raises(ValueError, match=r"crop\(-5\) goes back further than what is kept: .* 4 tokens"):
             cache.crop(-5)
         with pytest.raises(ValueError, match="as a negative number"):
             cache.crop(3)
