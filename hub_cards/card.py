@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Template
 from transformers import PreTrainedModel
 
 
@@ -49,7 +50,8 @@ def model_card(
 
     Args:
         model (`PreTrainedModel`):
-            Its config carries `auto_map`; the file `<model_type>.md` of this folder says what it is.
+            Its config carries `auto_map`; the file `<model_type>.md` of this folder, a template that is given the config,
+            says what it is.
         name (`str`):
             Title of the card and name of the repository.
         license (`str`):
@@ -69,7 +71,7 @@ def model_card(
         raise FileNotFoundError(
             f"{text} is missing: write what a {config.model_type} is, its limits and its citation."
         )
-    about = ModelCard(text.read_text(encoding="utf-8"))
+    about = ModelCard(Template(text.read_text(encoding="utf-8"), keep_trailing_newline=True).render(config=config))
     headings = re.split(r"^## (.+)\n", about.text, flags=re.MULTILINE)[1:]
 
     class_name = type(model).__name__
