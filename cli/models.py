@@ -1,0 +1,46 @@
+"""List the zoo: recipes, parameters, what was measured, licence, where the weights are.
+
+    seqzoo models                  sizes, and the results of the runs in ./runs
+    seqzoo models --runs DIR       the results of the runs in DIR, searched at any depth
+    seqzoo models --json           the same as a list, for programs
+
+Nothing is downloaded. Only numbers that a run wrote to its metrics.json are shown; of several runs of a recipe, those
+of the newest.
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", default="runs", help="folder with finished runs (default: runs)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+    from itertools import groupby
+    from pathlib import Path
+
+    import seqzoo
+
+    if args.runs != "runs" and not Path(args.runs).is_dir():
+        raise FileNotFoundError(f"there is no folder {args.runs}")
+    models = seqzoo.list_models(args.runs)
+    if args.json:
+        print(json.dumps(models, indent=2))
+        return 0
+    for (model_type, class_name), entries in groupby(models, key=lambda entry: (entry["model_type"], entry["class"])):
+        print(f"{model_type} ({class_name})")
+        for entry in entries:
+            print(f"  {row(entry)}")
+        print()
+    print("Lower bits per byte are better; they compare on the same text only. What is still to be trained:")
+    print("  seqzoo train MODEL/RECIPE       such as", models[0]["recipe"])
+    return 0
+
+
+def row(entry: dict) -> str:
+    recipe = entry["recipe"].rpartition("/")[2]
+    measured = f"{entry['measured']['value']:.3f} bits per byte" if entry["measured"] else "not measured"
+    size = f"{entry['parameters'] / 1e6:,.1f} M"
+    return f"{recipe:20} {size:>9}  {measured:20} {entry['license']:11} {entry['weights'] or 'to be trained'}"
