@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from seqzoo import MODELS
 
 
-# The transformers releases that exports were loaded with, in an environment without seqzoo.
+# The transformers releases that exports were loaded with, in environments without seqzoo: see
+# tests/hub_cards/test_transformers_versions.py.
 PROVEN_TRANSFORMERS = ">=5.17,<=5.23"
 
 METRICS_SCHEMA = 1
@@ -77,7 +78,9 @@ def model_card(
     headings = re.split(r"^## (.+)\n", about.text, flags=re.MULTILINE)[1:]
 
     auto_class = next(
-        auto for auto in PIPELINE_TAGS if getattr(transformers, auto)._model_mapping.get(type(config)) is type(model)
+        auto
+        for auto in PIPELINE_TAGS
+        if getattr(transformers, auto)._model_mapping.get(type(config), None) is type(model)
     )
     data = ModelCardData(
         license=license,
@@ -130,7 +133,7 @@ def model_card(
 
 
 def read_metrics(path: str | Path, model_type: str | None = None) -> dict[str, Any]:
-    """What a training run wrote to `metrics.json`, checked to be of this schema and of a model of `model_type`, if given.
+    """What a training run wrote to `metrics.json`, checked to be of this schema (and of a model of `model_type`).
 
     Raises:
         `ValueError`: the file is no JSON, of another schema, incomplete, or of a model of another type.

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+
 # Of weights that are exported, unless the exporter says otherwise.
 WEIGHTS_LICENSE = "apache-2.0"
 

@@ -128,9 +128,15 @@ def check_folder(folder: Path, files: dict[str, Path]) -> None:
     config = read_config(folder)
     remedy = f"make a repository of it with `seqzoo export {folder} OUT` and push that"
     if config.get("model_type") in MODELS:
-        modules = {str(name).partition(".")[0] for name in config.get("auto_map", {}).values()}
+        modules = [str(name).partition(".")[0] for name in config.get("auto_map", {}).values()]
+        for path in files.values():
+            if path.suffix == ".py":
+                modules += re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
         if not modules or any(f"{module}.py" not in files for module in modules):
-            raise ValueError(f"{folder} has no code, so only seqzoo could load it: {remedy} (--force pushes it as is)")
+            raise ValueError(
+                f"{folder} lacks the code of its model, so only seqzoo could load it: {remedy} (--force pushes it "
+                "as it is)"
+            )
     if "README.md" not in files:
         raise FileNotFoundError(f"{folder} has no model card (README.md): {remedy} (--force pushes it without)")
     try:

@@ -254,9 +254,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def validate_yaml(self) -> None:
         errors = judge_card(self.json()["content"])
-        raise Answer(
-            400 if errors else 200, {"errors": [{"message": message} for message in errors], "warnings": []}
-        )
+        raise Answer(400 if errors else 200, {"errors": [{"message": message} for message in errors], "warnings": []})
 
     def info(self, repo_id: str, revision: str = "main") -> None:
         repository, oid = self.find(repo_id, revision)
