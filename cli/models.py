@@ -29,18 +29,25 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(models, indent=2))
         return 0
+    print(COLUMNS.format("", "parameters", "on held-out text", "licence", "weights"))
     for (model_type, class_name), entries in groupby(models, key=lambda entry: (entry["model_type"], entry["class"])):
         print(f"{model_type} ({class_name})")
         for entry in entries:
-            print(f"  {row(entry)}")
-        print()
-    print("Lower bits per byte are better; they compare on the same text only. What is still to be trained:")
-    print("  seqzoo train MODEL/RECIPE       such as", models[0]["recipe"])
+            print(row(entry))
+    print("\nLower bits per byte are better, on the same text only (--json names it).")
+    print("What is to be trained: seqzoo train MODEL/RECIPE, such as gpt2/demo")
     return 0
 
 
+COLUMNS = "  {:18} {:>10}  {:16}  {:10}  {}"
+
+
 def row(entry: dict) -> str:
-    recipe = entry["recipe"].rpartition("/")[2]
-    measured = f"{entry['measured']['value']:.3f} bits per byte" if entry["measured"] else "not measured"
-    size = f"{entry['parameters'] / 1e6:,.1f} M"
-    return f"{recipe:20} {size:>9}  {measured:20} {entry['license']:11} {entry['weights'] or 'to be trained'}"
+    measured = f"{entry['measured']['value']:.3f} bits/byte" if entry["measured"] else "not measured"
+    return COLUMNS.format(
+        entry["recipe"].rpartition("/")[2],
+        f"{entry['parameters'] / 1e6:,.1f} M",
+        measured,
+        entry["license"],
+        entry["weights"] or "to be trained",
+    )

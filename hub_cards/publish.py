@@ -84,7 +84,7 @@ def push(
             )
         stale = [
             CommitOperationDelete(sibling.rfilename)
-            for sibling in there.siblings
+            for sibling in there.siblings or []
             if WEIGHTS.fullmatch(sibling.rfilename) and sibling.rfilename not in files
         ]
         api.create_commit(
@@ -157,19 +157,30 @@ def check_folder(folder: Path, files: dict[str, Path]) -> None:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is or holds a pickle, whatever its name: raw, in a zip (torch.save), or as NumPy objects."""
+    """Whether a file is or holds a pickle, whatever its name: raw, in a zip (torch.save), or as NumPy objects.
+
+    Raises:
+        `ValueError`: a zip that cannot be read.
+    """
     if path.stat().st_size == 0:
         return False
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as member:
-                    if name.lower().endswith(PICKLE_SUFFIXES) or _reads_as_pickle(member):
-                        return True
-        return False
+        try:
+            return _zip_holds_pickle(path)
+        except (zipfile.BadZipFile, RuntimeError) as error:  # damaged, or locked by a password
+            raise ValueError(f"{path} is a zip that cannot be looked into ({error}): remove it") from error
     # Mapped, so that a length that only looks like one cannot ask for more memory than the file has.
     with path.open("rb") as file, closing(mmap(file.fileno(), 0, access=ACCESS_READ)) as content:
         return _reads_as_pickle(content)
+
+
+def _zip_holds_pickle(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                if name.lower().endswith(PICKLE_SUFFIXES) or _reads_as_pickle(member):
+                    return True
+    return False
 
 
 def _reads_as_pickle(file: Any) -> bool:
@@ -224,7 +235,8 @@ def _explain(error: BaseException, repo_id: str, revision: str | None) -> str:
             "repository without --revision first"
         )
     if status is not None:
-        return f"the Hub refused the push to {repo_id} ({_one_line(error)}): put that right and push again"
+        remedy = "push again later" if status == 429 or status >= 500 else "put that right and push again"
+        return f"the Hub refused the push to {repo_id} ({_one_line(error)}): {remedy}"
     return (
         f"the connection broke while pushing to {repo_id} ({_one_line(error)}): push again; weights that have "
         "arrived are not sent twice"

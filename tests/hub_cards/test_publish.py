@@ -82,6 +82,14 @@ def test_other_files_are_no_pickles(tmp_path, write):
     assert not is_pickle(tmp_path / "file")
 
 
+def test_a_zip_that_cannot_be_read_is_named(tmp_path):
+    zipped(tmp_path / "file.zip", a="text" * 100)
+    content = (tmp_path / "file.zip").read_bytes()
+    (tmp_path / "file.zip").write_bytes(content.replace(b"texttext", b"nextnext", 1))
+    with pytest.raises(ValueError, match=r"file\.zip is a zip that cannot be looked into \(Bad CRC"):
+        is_pickle(tmp_path / "file.zip")
+
+
 def test_no_file_of_an_export_is_a_pickle(exported):
     assert not any(is_pickle(path) for path in exported.iterdir())
 

@@ -206,20 +206,7 @@ def test_a_private_repository_is_private_and_a_public_one_is_not_taken_for_it(hu
     assert "someone/public exists and is public" in error_of(push(exported, "someone/public", "--private"))
 
 
-LOAD = """
-import json, sys
-sys.modules["seqzoo"] = None
-from transformers import AutoModelForCausalLM
-for repo_id, revision, token in json.loads(sys.argv[1]):
-    options = {"revision": revision, "token": token, "trust_remote_code": True}
-    try:
-        print(AutoModelForCausalLM.from_pretrained(repo_id, **options).config.gate_init)
-    except OSError as error:
-        print("OSError:", " ".join(str(error).split()))
-"""
-
-
-def test_a_branch_is_pushed_to_and_loaded_from_and_wrong_loads_are_one_error(hub, push, process, exported):
+def test_a_branch_has_to_exist_and_then_gets_the_push_alone(hub, push, process, exported):
     assert f"there is no repository {REPO}" in error_of(push(exported, REPO, "--revision", "v2"))
     assert hub.repositories == {}
     assert push(exported, REPO).returncode == 0
@@ -235,6 +222,27 @@ def test_a_branch_is_pushed_to_and_loaded_from_and_wrong_loads_are_one_error(hub
     assert done.stdout == f"{hub.url}/{REPO}/tree/v2\n"
     assert on_the_hub(hub) == before
     assert on_the_hub(hub, "v2") == contents(exported)
+
+
+LOAD = """
+import json, sys
+sys.modules["seqzoo"] = None
+from transformers import AutoModelForCausalLM
+for repo_id, revision, token in json.loads(sys.argv[1]):
+    options = {"revision": revision, "token": token, "trust_remote_code": True}
+    try:
+        print(AutoModelForCausalLM.from_pretrained(repo_id, **options).config.gate_init)
+    except OSError as error:
+        print("OSError:", " ".join(str(error).split()))
+"""
+
+
+@pytest.mark.slow
+def test_a_branch_is_loaded_from_and_wrong_loads_are_one_error(hub, push, process, exported):
+    assert push(exported, REPO).returncode == 0
+    config = json.loads((exported / "config.json").read_text())
+    changed = json.dumps(config | {"gate_init": 4.5}).encode()
+    hub.repositories[REPO].commit("v2", hub.repositories[REPO].files() | {"config.json": changed})
 
     wrong = [(REPO, "v3", None), ("someone/none", "main", WRITE_TOKEN), (REPO, "v2", "hf_wrong")]
     loaded = process(sys.executable, "-c", LOAD, json.dumps([*wrong, (REPO, "v2", None)]), token=None)

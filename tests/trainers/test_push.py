@@ -13,8 +13,15 @@ from local_hub import judge_card
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from seqzoo.hub_cards.publish import PushError
+from seqzoo.trainers import causal_lm
 from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.recipe import load_recipe
+
+
+TINY_ZOO = {
+    "model_type": "decay_fast_weight_gpt2",
+    "config": {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2},
+}
 
 
 @pytest.fixture
@@ -66,11 +73,26 @@ def test_a_model_of_the_library_is_pushed_with_an_honest_card(train, sections, h
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "there")) is GPT2LMHeadModel
 
 
+def test_a_model_of_the_zoo_is_pushed_as_an_export(sections, monkeypatch, tmp_path):
+    pushed = {}
+
+    def push(folder, repo_id, *, private):
+        pushed[repo_id] = {path.name for path in folder.iterdir()}, private
+
+    monkeypatch.setattr(causal_lm, "check_target", lambda repo_id: None)
+    monkeypatch.setattr(causal_lm, "push", push)
+    sections["model"] = TINY_ZOO
+    metrics = run(load_recipe(sections, ["hub.repo_id=someone/model", "hub.private=false", "training.steps=2"]))
+    files, private = pushed["someone/model"]
+    assert {"model.safetensors", "README.md", "modeling_decay_fast_weight_gpt2.py"} <= files
+    assert not private
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    assert metrics["hub"] == "someone/model"
+
+
+@pytest.mark.slow
 def test_a_push_that_fails_leaves_the_model_and_says_how_to_push_it(train, command, sections, hub, tmp_path):
-    sections["model"] = {
-        "model_type": "decay_fast_weight_gpt2",
-        "config": {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2},
-    }
+    sections["model"] = TINY_ZOO
     hub.breaks["commit"] = 1
     done = train()
     assert done.returncode == 1
