@@ -76,6 +76,7 @@ def push(
     api = HfApi()
     with _explained(repo_id, revision):
         if revision is None:
+            # None, not False: an organisation may make its repositories private by default.
             api.create_repo(repo_id, private=private or None, exist_ok=True)
         there = api.model_info(repo_id, revision=revision)
         if private and not there.private:
@@ -87,6 +88,7 @@ def push(
             for sibling in there.siblings or []
             if WEIGHTS.fullmatch(sibling.rfilename) and sibling.rfilename not in files
         ]
+        # Not upload_folder, which may spread a push over several commits.
         api.create_commit(
             repo_id,
             [CommitOperationAdd(name, path) for name, path in files.items()] + stale,
@@ -128,7 +130,8 @@ def check_folder(folder: Path, files: dict[str, Path]) -> None:
     config = read_config(folder)
     remedy = f"make a repository of it with `seqzoo export {folder} OUT` and push that"
     if config.get("model_type") in MODELS:
-        modules = [str(name).partition(".")[0] for name in config.get("auto_map", {}).values()]
+        names = config.get("auto_map", {}).values()
+        modules = [name.partition(".")[0] for name in names if isinstance(name, str)]
         for path in files.values():
             if path.suffix == ".py":
                 modules += re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
