@@ -42,6 +42,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqzoo import MODELS
 from seqzoo.data.text import Corpus, load_corpus
 from seqzoo.data.text_packing import PackedBatches, TokenRow, held_out_windows, tokenize
+from seqzoo.data.text_stream import PackedStream, first_tokens, stream_corpus
 from seqzoo.data.text_tokenizer import load_tokenizer, train_tokenizer
 from seqzoo.hub_cards.export import export
 from seqzoo.metrics.language_modeling import bits_per_byte, perplexity, unigram_loss
@@ -52,6 +53,8 @@ from seqzoo.trainers.recipe_model import build_model, dry_run
 from seqzoo.trainers.run_folder import check_run_folder, flat, open_run_folder
 
 
+# Of a stream, what a tokenizer of one's own is trained on: data.streaming of the recipe says so.
+_TOKENIZER_ROWS = 100_000
 _LIBRARIES = ("seqzoo", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 
 
@@ -152,17 +155,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
     )
     note(
         accelerator,
-        f"{recipe.name}: {model.num_parameters():,} parameters, {len(row):,} training tokens, "
+        f"{recipe.name}: {model.num_parameters():,} parameters, "
+        + (f"{len(row):,} training tokens, " if row is not None else "streamed text, ")
         + (topology if accelerator.num_processes > 1 else f"1 process ({accelerator.device})"),
     )
-    batches = PackedBatches(
-        row,
-        sequence_length=recipe.data.sequence_length,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        shuffle=recipe.data.shuffle,
-        separate=recipe.data.packing == "separate",
-    )
+    batches = _batches(recipe, corpus, tokenizer, row)
     objective = CausalLanguageModeling(accelerator, held_out, recipe)
     # From here on the recipe is known to be good; only now an earlier run may have to go.
     if accelerator.is_main_process:
@@ -193,39 +190,72 @@ def run(recipe: Recipe) -> dict[str, Any]:
     return metrics
 
 
-def _prepare_text(recipe: Recipe) -> tuple[Corpus, PreTrainedTokenizerBase, TokenRow, TokenRow]:
+def _prepare_text(recipe: Recipe) -> tuple[Corpus, PreTrainedTokenizerBase, TokenRow | None, TokenRow]:
+    """The text, its tokenizer, and the tokens to train on (none of a stream) and held out."""
     data = recipe.data
-    corpus = load_corpus(
-        data.source,
-        name=data.name,
-        split=data.split,
-        validation=data.validation,
-        validation_fraction=data.validation_fraction,
-        text_column=data.text_column,
-        running_text=data.rows == "running_text",
-    )
+    running_text = data.rows == "running_text"
+    options = {
+        "name": data.name,
+        "split": data.split,
+        "validation": data.validation,
+        "text_column": data.text_column,
+        "running_text": running_text,
+    }
+    if data.streaming:
+        corpus = stream_corpus(data.source, **options)
+    else:
+        corpus = load_corpus(data.source, validation_fraction=data.validation_fraction, **options)
     if recipe.tokenizer.vocab_size:
-        tokenizer = train_tokenizer(corpus.train["text"], recipe.tokenizer.vocab_size)
+        texts = corpus.train.first(_TOKENIZER_ROWS) if data.streaming else corpus.train["text"]
+        tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size)
     else:
         tokenizer = load_tokenizer(recipe.tokenizer.path or recipe.model.init_from or recipe.model.convert_gpt2)
+    if data.streaming:
+        count = recipe.evaluation.max_tokens + 1  # nothing predicts the first one
+        return corpus, tokenizer, None, first_tokens(corpus.validation, tokenizer, count, running_text=running_text)
     row, held_out = (
-        tokenize(part, tokenizer, running_text=data.rows == "running_text", num_proc=data.num_proc)
+        tokenize(part, tokenizer, running_text=running_text, num_proc=data.num_proc)
         for part in (corpus.train, corpus.validation)
     )
     return corpus, tokenizer, row, held_out
 
 
+def _batches(
+    recipe: Recipe, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, row: TokenRow | None
+) -> PackedBatches | PackedStream:
+    options = {
+        "sequence_length": recipe.data.sequence_length,
+        "batch_size": recipe.training.batch_size,
+        "seed": recipe.training.seed,
+        "shuffle": recipe.data.shuffle,
+        "separate": recipe.data.packing == "separate",
+    }
+    if row is not None:
+        return PackedBatches(row, **options)
+    return PackedStream(
+        corpus.train,
+        tokenizer,
+        shuffle_buffer=recipe.data.shuffle_buffer,
+        running_text=recipe.data.rows == "running_text",
+        **options,
+    )
+
+
 def _final_evaluation(
-    objective: CausalLanguageModeling, model: nn.Module, row: TokenRow, vocab_size: int
+    objective: CausalLanguageModeling, model: nn.Module, row: TokenRow | None, vocab_size: int
 ) -> dict[str, Any]:
-    """Of the weights that are kept: at the training length, at other lengths, and beside a unigram model."""
+    """Of the weights that are kept: at the training length, at other lengths, and beside a unigram model.
+
+    The latter needs all tokens of the training text: there is none of a stream.
+    """
     evaluation = objective.evaluation
     result: dict[str, Any] = objective.evaluate(model)
     predicted = objective.held_out.tokens[1 : evaluation.max_tokens + 1]
     result["tokens"] = len(predicted)
     result["bytes"] = round(len(predicted) * objective.held_out.bytes / len(objective.held_out))
     result["by_length"] = {str(length): objective.evaluate_at(model, length) for length in evaluation.lengths}
-    result["unigram"] = objective.measures(unigram_loss(row.tokens, predicted, vocab_size))
+    if row is not None:
+        result["unigram"] = objective.measures(unigram_loss(row.tokens, predicted, vocab_size))
     return result
 
 
@@ -233,7 +263,7 @@ def _metrics(
     recipe: Recipe,
     model: PreTrainedModel,
     corpus: Corpus,
-    row: TokenRow,
+    row: TokenRow | None,
     held_out: TokenRow,
     state: TrainingState,
     evaluation: dict[str, Any],
@@ -253,10 +283,11 @@ def _metrics(
         "data": {
             "source": corpus.source,
             **({"dataset": corpus.dataset} if corpus.dataset else {}),
+            "streaming": row is None,
             "sha256": corpus.sha256,
             "python": platform.python_version(),
-            "train_tokens": len(row),
-            "train_bytes": row.bytes,
+            "train_tokens": None if row is None else len(row),
+            "train_bytes": None if row is None else row.bytes,
             "validation_tokens": len(held_out),
             "validation_bytes": held_out.bytes,
             **({"license": license} if license else {}),
