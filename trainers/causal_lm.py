@@ -2,7 +2,7 @@
 
     seqzoo train gpt2/demo training.output_dir=runs/teacher
     accelerate launch -m seqzoo.trainers.causal_lm configs/gpt2/demo.yaml training.lr=3e-4
-    accelerate launch --multi_gpu -m seqzoo.trainers.causal_lm decay_fast_weight_gpt2/wikitext103
+    accelerate launch --config_file configs/accelerate/multi_gpu_ddp.yaml -m seqzoo.trainers.causal_lm gpt2/wikitext103
     python -m seqzoo.trainers.causal_lm gpt2/wikitext103 --dry-run
 
 On texts of one's own (plain, jsonl, parquet, also compressed; a plain text can be cut in bytes or per cent):
@@ -10,11 +10,12 @@ On texts of one's own (plain, jsonl, parquet, also compressed; a plain text can 
     seqzoo train gpt2/demo data.source=wikitext2/valid.txt data.validation=wikitext2/test.txt
     seqzoo train gpt2/demo data.source=train.jsonl.xz data.validation=valid.jsonl.xz tokenizer.vocab_size=8192
     seqzoo train gpt2/enwik8 'data.source=dump.xml[:90%]' 'data.validation=dump.xml[90%:95%]'
+    seqzoo train gpt2/demo data.streaming=true data.source=huge.jsonl.gz data.validation=valid.jsonl
 
-On two CPU processes (with `--cpu`, Accelerate would start only one):
+On two CPU processes; the other files of configs/accelerate are for one or several GPUs and machines:
 
-    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no \\
-        --dynamo_backend no -m seqzoo.trainers.causal_lm gpt2/demo
+    ACCELERATE_USE_CPU=true accelerate launch --config_file configs/accelerate/two_cpu_processes.yaml \\
+        -m seqzoo.trainers.causal_lm gpt2/demo
 
 The run's folder ends up with the model, its tokenizer, `recipe.yaml` and `metrics.json`, ready for `seqzoo export`.
 """
@@ -175,6 +176,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
     evaluation = _final_evaluation(objective, model, row, len(tokenizer))
     weights = accelerator.get_state_dict(model)
     model = accelerator.unwrap_model(model)
+    # FSDP gathers a tied weight under each of its names; it is stored under one.
+    weights = {name: weight for name, weight in weights.items() if name not in model.all_tied_weights_keys}
     metrics = _metrics(recipe, model, corpus, row, held_out, state, evaluation)
     if accelerator.is_main_process:
         with replacing_files(folder) as unfinished:
