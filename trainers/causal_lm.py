@@ -25,6 +25,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +52,8 @@ from seqzoo.trainers.checkpointing import replacing_files, write_text
 from seqzoo.trainers.loop import TrainingDiverged, TrainingState, new_accelerator, note, train
 from seqzoo.trainers.recipe import Recipe, load_recipe
 from seqzoo.trainers.recipe_model import build_model, dry_run
-from seqzoo.trainers.run_folder import check_run_folder, flat, open_run_folder
+from seqzoo.trainers.run_folder import check_run_folder, locked, open_run_folder
+from seqzoo.trainers.tracking import finish_tracker, installed_tracker, start_tracker
 
 
 # Of a stream, what a tokenizer of one's own is trained on: data.streaming of the recipe says so.
@@ -136,12 +138,13 @@ def run(recipe: Recipe) -> dict[str, Any]:
         What `metrics.json` holds.
 
     Raises:
-        `RecipeError`: the recipe does not fit the model, or the run that is to be resumed.
-        `FileExistsError`: the folder holds something, and neither `training.resume` nor `training.overwrite` is set.
+        `RecipeError`: the recipe does not fit the model, what is installed, or the run that is to be resumed.
+        `FileExistsError`: the folder holds something, and neither `training.resume` nor `training.overwrite` is set;
+            or another process is training in it.
         `FileNotFoundError`, `ValueError`: see [`seqzoo.data.text.load_corpus`].
         `TrainingDiverged`, `WriteError`, `CheckpointError`: see [`seqzoo.trainers.loop.train`].
     """
-    tracker = None if recipe.tracking.tracker == "none" else recipe.tracking.tracker
+    tracker = installed_tracker(recipe)
     folder = Path(recipe.training.output_dir)
     accelerator = new_accelerator(recipe.training, log_with=tracker, project_dir=str(folder))
     check_run_folder(folder, recipe)
@@ -167,12 +170,10 @@ def run(recipe: Recipe) -> dict[str, Any]:
         open_run_folder(folder, recipe)
     accelerator.wait_for_everyone()
     if tracker:
-        # Trackers take plain values only.
-        settings = flat(recipe.as_dict()).items()
-        plain = {key: value if isinstance(value, str | int | float) else str(value) for key, value in settings}
-        accelerator.init_trackers("logs", config=plain)
+        start_tracker(accelerator, recipe)
 
-    model, state = train(accelerator, model, batches, objective, recipe)
+    with locked(folder) if accelerator.is_main_process else nullcontext():
+        model, state = train(accelerator, model, batches, objective, recipe)
     evaluation = _final_evaluation(objective, model, row, len(tokenizer))
     weights = accelerator.get_state_dict(model)
     model = accelerator.unwrap_model(model)
@@ -188,8 +189,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         if recipe.hub.repo_id:
             _push(folder, recipe)
     accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    finish_tracker(accelerator)
     return metrics
 
 

@@ -208,7 +208,8 @@ class TrackingSection:
 
     Args:
         tracker (`str`, defaults to `tensorboard`):
-            A tracker of Accelerate (`tensorboard`, `wandb`, ...), or `none`.
+            A tracker of Accelerate (`tensorboard`, `trackio`, `wandb`, ...), or `none`. `trackio` writes to this
+            machine alone; `trackio show` draws it.
         log_every (`int`, defaults to 10):
             Steps between two points of the loss curve.
     """
