@@ -10,6 +10,8 @@ from there gives the same sequences, and its order follows from the seed and its
 """
 
 import hashlib
+import lzma
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -29,6 +31,8 @@ _GROUP = 1_000_000
 _BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
 # What the datasets library unpacks while it reads.
 _COMPRESSIONS = {".gz", ".xz"}
+# How a damaged file shows itself, compressed or not.
+_DAMAGES = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def stream_corpus(
@@ -51,16 +55,23 @@ def stream_corpus(
     """
     if isinstance(source, list) or is_file(source):
         train, held_out = (_open_files(part, running_text) for part in (source, validation))
-        label, dataset = ", ".join([source] if isinstance(source, str) else source), None
+        label, held_out_label = (", ".join([part] if isinstance(part, str) else part) for part in (source, validation))
+        dataset = None
     else:
         if not isinstance(validation, str):
             raise ValueError(
                 f"beside the Hub dataset {source}, validation names one of its splits, not {validation!r}"
             )
         train, held_out = (_open_hub(source, name, part) for part in (split, validation))
-        label, dataset = f"{source}/{name}" if name else source, None if Path(source).exists() else source
-    streams = (DocumentStream(part, text_column) for part in (train, held_out))
-    return Corpus(*streams, source=label, sha256=None, dataset=dataset)
+        label = held_out_label = f"{source}/{name}" if name else source
+        dataset = None if Path(source).exists() else source
+    return Corpus(
+        DocumentStream(train, label, text_column),
+        DocumentStream(held_out, held_out_label, text_column),
+        source=label,
+        sha256=None,
+        dataset=dataset,
+    )
 
 
 def _open_files(source: str | list[str], running_text: bool) -> IterableDataset:
@@ -80,13 +91,16 @@ def _open_files(source: str | list[str], running_text: bool) -> IterableDataset:
         raise ValueError(f"{', '.join(map(str, paths))} are of different kinds and cannot be streamed together")
     builder = builders.pop()
     options = {"sample_by": "line" if running_text else "document", "keep_linebreaks": True}
-    return load_dataset(
-        builder,
-        data_files=[str(path.resolve()) for path in paths],
-        split="train",
-        streaming=True,
-        **(options if builder == "text" else {}),
-    )
+    try:
+        return load_dataset(
+            builder,
+            data_files=[str(path.resolve()) for path in paths],
+            split="train",
+            streaming=True,
+            **(options if builder == "text" else {}),
+        )
+    except _DAMAGES as error:  # the library has a look at some kinds already here
+        raise ValueError(f"{', '.join(map(str, paths))} cannot be streamed: {error}") from error
 
 
 def _open_hub(source: str, name: str | None, split: str) -> IterableDataset:
@@ -105,12 +119,15 @@ class DocumentStream:
     Args:
         rows (`IterableDataset`):
             Not shuffled: see the head of this file. Its `set_epoch` is left alone, it would change the order of files.
+        source (`str`):
+            What is read, for error messages.
         column (`str`):
             Where the rows keep their text; rows without text are passed over.
     """
 
-    def __init__(self, rows: IterableDataset, column: str = "text"):
+    def __init__(self, rows: IterableDataset, source: str, column: str):
         self.rows = rows
+        self.source = source
         self.column = column
         self.epoch = 0
         self._beginning = rows.state_dict()
@@ -141,14 +158,17 @@ class DocumentStream:
         return group
 
     def _documents(self) -> Iterator[str]:
-        for row in self.rows:
-            if self.column not in row:
-                raise ValueError(f"a row has no column {self.column!r}, but {list(row)}; set data.text_column")
-            text = row[self.column]
-            if text is not None and not isinstance(text, str):
-                raise ValueError(f"a row has no text under {self.column!r} but {text!r:.80}")
-            if text:
-                yield text
+        try:
+            for row in self.rows:
+                if self.column not in row:
+                    raise ValueError(f"a row has no column {self.column!r}, but {list(row)}; set data.text_column")
+                text = row[self.column]
+                if text is not None and not isinstance(text, str):
+                    raise ValueError(f"a row has no text under {self.column!r} but {text!r:.80}")
+                if text:
+                    yield text
+        except _DAMAGES as error:
+            raise ValueError(f"{self.source} cannot be streamed: {error}") from error
 
     @property
     def at_beginning(self) -> bool:

@@ -193,6 +193,23 @@ def test_held_out_text_is_read_as_far_as_it_is_needed(files):
     assert whole.bytes == sum(map(len, TEXTS))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.jsonl", b'{"text": "abc"}\n{"text": \n'),
+        ("x.jsonl.gz", b"not gzip"),
+        ("y.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 9)[:30]),
+        ("x.jsonl.xz", b"not xz"),
+        ("x.txt", b"\xff\xfe"),
+        ("x.parquet", b"PAR"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} cannot be streamed"):
+        stream_corpus(str(tmp_path / name), validation=str(tmp_path / name)).train.read()
+
+
 def test_what_cannot_be_streamed_is_named(files, tmp_path):
     (tmp_path / "x.zip").write_bytes(b"")
     (tmp_path / "x.txt").write_text("")
