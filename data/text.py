@@ -28,10 +28,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet
 from datasets import Dataset, Features, Value, load_dataset
+
+
+if TYPE_CHECKING:
+    from seqzoo.data.text_stream import DocumentStream
 
 
 EMBEDDED = "embedded"
@@ -47,22 +52,23 @@ class Corpus:
     """Documents to train on and documents held out.
 
     Args:
-        train, validation (`Dataset`):
+        train, validation (`Dataset` or [`seqzoo.data.text_stream.DocumentStream`]):
             One column, `text`: a document a row.
         source (`str`):
             What was read, as it was named.
-        sha256 (`str`):
-            Of the whole text: every document in UTF-8 followed by a zero byte, the training part first.
+        sha256 (`str`, *optional*):
+            Of the whole text: every document in UTF-8 followed by a zero byte, the training part first. None of a
+            stream, which is never there as a whole.
         license (`str`, *optional*):
             Where the source states it.
         dataset (`str`, *optional*):
             Its id on the Hub, where it comes from there.
     """
 
-    train: Dataset
-    validation: Dataset
+    train: "Dataset | DocumentStream"
+    validation: "Dataset | DocumentStream"
     source: str
-    sha256: str
+    sha256: str | None
     license: str | None = None
     dataset: str | None = None
 
@@ -102,7 +108,7 @@ def load_corpus(
             raise ValueError(f"the source {EMBEDDED!r} has no validation files; use validation_fraction")
         train, held_out = _hold_out(list(embedded_documents()), validation_fraction)
         return _corpus(train, held_out, EMBEDDED, license=EMBEDDED_LICENSE)
-    if isinstance(source, list) or _is_file(source):
+    if isinstance(source, list) or is_file(source):
         documents = _read_files(source, text_column)
         if validation is None:
             documents, held_out = _hold_out(documents, validation_fraction, running_text)
@@ -200,7 +206,7 @@ def _corpus(train: list[str] | Dataset, validation: list[str] | Dataset, source:
 # Files
 
 
-def _is_file(source: str) -> bool:
+def is_file(source: str) -> bool:
     """Whether the name means a file, be it there or not; the rest are names on the Hub."""
     cut = _SLICE.match(source)
     path = Path(cut["path"] if cut else source)

@@ -66,16 +66,36 @@ def tokenize(
     size = sum(columns["bytes"])
     if running_text:
         lengths = lengths.sum(keepdims=True)
+    return TokenRow(*join_documents(text, lengths, tokenizer.eos_token_id), size)
+
+
+def join_documents(text: np.ndarray, lengths: np.ndarray, end_of_text: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put an end of text behind every document that has tokens.
+
+    Args:
+        text (`int32 [n]`), lengths (`int64 [documents]`):
+            Tokens of the documents, one behind the other, and how many each has.
+
+    Returns:
+        `(tokens, opens)`: the row, and where in it documents begin.
+    """
     lengths = lengths[lengths > 0]
-    ends = np.cumsum(lengths)
-    tokens = np.insert(text, ends, tokenizer.eos_token_id)
+    tokens = np.insert(text, np.cumsum(lengths), end_of_text)
     opens = np.zeros(len(tokens), dtype=bool)
     opens[np.cumsum(lengths + 1) - lengths - 1] = True
-    return TokenRow(tokens, opens, size)
+    return tokens, opens
 
 
 def _tokenize_batch(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list]:
-    documents = [_pieces(text) for text in batch["text"]]
+    return {
+        "ids": tokenize_texts(batch["text"], tokenizer),
+        "bytes": [len(text.encode()) for text in batch["text"]],
+    }
+
+
+def tokenize_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
+    """The tokens (int32) of each text, without an end of text; long ones go through the tokenizer in pieces."""
+    documents = [_pieces(text) for text in texts]
     pieces = [piece for document in documents for piece in document]
     tokenized = []
     for start in range(0, len(pieces), _PIECES_AT_A_TIME):
@@ -83,8 +103,7 @@ def _tokenize_batch(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerB
         ids = tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         tokenized.extend(np.array(piece, dtype=np.int32) for piece in ids)
     pieces = iter(tokenized)
-    documents = [np.concatenate([next(pieces) for _ in document]) for document in documents]
-    return {"ids": documents, "bytes": [len(text.encode()) for text in batch["text"]]}
+    return [np.concatenate([next(pieces) for _ in document]) for document in documents]
 
 
 def _pieces(text: str) -> list[str]:
@@ -109,8 +128,7 @@ class PackedBatches:
     epoch (the row is a ring), so none is lost and every epoch cuts the text elsewhere. Batches run on over the ends of
     epochs: each has exactly `batch_size` sequences.
 
-    A batch holds int64 arrays `[batch_size, sequence_length]`: `input_ids` and `labels` (not shifted), with `separate`
-    also `position_ids` that restart where documents begin; `labels` are -100 there, for nothing precedes a document.
+    A batch is what [`packed_batch`] makes of `batch_size` sequences.
 
     Args:
         row (`TokenRow`):
@@ -163,18 +181,8 @@ class PackedBatches:
 
     def __next__(self) -> dict[str, np.ndarray]:
         starts = np.array([self._next_start() for _ in range(self.batch_size)])
-        steps = np.arange(self.sequence_length)
-        index = (starts[:, None] + steps) % len(self.row)  # [batch, sequence]
-        input_ids = self.row.tokens[index].astype(np.int64)
-        if not self.separate:
-            return {"input_ids": input_ids, "labels": input_ids.copy()}
-        opens = self.row.opens[index]
-        document_start = np.maximum.accumulate(np.where(opens, steps, 0), axis=1)
-        return {
-            "input_ids": input_ids,
-            "labels": np.where(opens, -100, input_ids),
-            "position_ids": steps - document_start,
-        }
+        index = (starts[:, None] + np.arange(self.sequence_length)) % len(self.row)  # [batch, sequence]
+        return packed_batch(self.row.tokens[index], self.row.opens[index] if self.separate else None)
 
     def _next_start(self) -> int:
         if self.offset == len(self._order):
@@ -216,6 +224,31 @@ class PackedBatches:
         digest.update(self.row.tokens)
         digest.update(self.row.opens)
         return digest.hexdigest()
+
+
+def packed_batch(tokens: np.ndarray, opens: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What a model gets: int64 arrays `[batch, sequence]`.
+
+    Args:
+        tokens (`int32 [batch, sequence]`):
+            Packed sequences.
+        opens (`bool [batch, sequence]`, *optional*):
+            Where documents begin that are to be kept apart.
+
+    Returns:
+        `input_ids` and `labels` (not shifted), with `opens` also `position_ids` that restart where documents begin;
+        `labels` are -100 there, for nothing precedes a document.
+    """
+    input_ids = tokens.astype(np.int64)
+    if opens is None:
+        return {"input_ids": input_ids, "labels": input_ids.copy()}
+    steps = np.arange(tokens.shape[1])
+    document_start = np.maximum.accumulate(np.where(opens, steps, 0), axis=1)
+    return {
+        "input_ids": input_ids,
+        "labels": np.where(opens, -100, input_ids),
+        "position_ids": steps - document_start,
+    }
 
 
 def held_out_windows(row: TokenRow, length: int, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
     catalogue.py      what the zoo offers: recipes, sizes, what runs measured, where their weights are
     run_folder.py     what a run may write, and when it may be resumed
     loop.py           the Accelerate loop and the state of a run
+    tracking.py       curves: the trackers of Accelerate
     checkpointing.py  checkpoints and files that are complete or absent (docs/checkpoints.md)
     causal_lm.py      next-token prediction; run it with accelerate launch or `seqzoo train`
 """

@@ -2,7 +2,7 @@
 
     seqzoo train gpt2/demo training.output_dir=runs/teacher
     accelerate launch -m seqzoo.trainers.causal_lm configs/gpt2/demo.yaml training.lr=3e-4
-    accelerate launch --multi_gpu -m seqzoo.trainers.causal_lm decay_fast_weight_gpt2/wikitext103
+    accelerate launch --config_file configs/accelerate/multi_gpu_ddp.yaml -m seqzoo.trainers.causal_lm gpt2/wikitext103
     python -m seqzoo.trainers.causal_lm gpt2/wikitext103 --dry-run
 
 On texts of one's own (plain, jsonl, parquet, also compressed; a plain text can be cut in bytes or per cent):
@@ -10,11 +10,12 @@ On texts of one's own (plain, jsonl, parquet, also compressed; a plain text can 
     seqzoo train gpt2/demo data.source=wikitext2/valid.txt data.validation=wikitext2/test.txt
     seqzoo train gpt2/demo data.source=train.jsonl.xz data.validation=valid.jsonl.xz tokenizer.vocab_size=8192
     seqzoo train gpt2/enwik8 'data.source=dump.xml[:90%]' 'data.validation=dump.xml[90%:95%]'
+    seqzoo train gpt2/demo data.streaming=true data.source=huge.jsonl.gz data.validation=valid.jsonl
 
-On two CPU processes (with `--cpu`, Accelerate would start only one):
+On two CPU processes; the other files of configs/accelerate are for one or several GPUs and machines:
 
-    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no \\
-        --dynamo_backend no -m seqzoo.trainers.causal_lm gpt2/demo
+    ACCELERATE_USE_CPU=true accelerate launch --config_file configs/accelerate/two_cpu_processes.yaml \\
+        -m seqzoo.trainers.causal_lm gpt2/demo
 
 The run's folder ends up with the model, its tokenizer, `recipe.yaml` and `metrics.json`, ready for `seqzoo export`.
 """
@@ -24,6 +25,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +42,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqzoo.data.text import Corpus, load_corpus
 from seqzoo.data.text_packing import PackedBatches, TokenRow, held_out_windows, tokenize
+from seqzoo.data.text_stream import PackedStream, first_tokens, stream_corpus
 from seqzoo.data.text_tokenizer import load_tokenizer, train_tokenizer
 from seqzoo.hub_cards.export import export
 from seqzoo.hub_cards.publish import PushError, check_target, push
@@ -48,9 +51,12 @@ from seqzoo.trainers.checkpointing import replacing_files, write_text
 from seqzoo.trainers.loop import TrainingDiverged, TrainingState, new_accelerator, note, train
 from seqzoo.trainers.recipe import Recipe, load_recipe
 from seqzoo.trainers.recipe_model import build_model, dry_run
-from seqzoo.trainers.run_folder import check_run_folder, flat, open_run_folder
+from seqzoo.trainers.run_folder import check_run_folder, locked, open_run_folder
+from seqzoo.trainers.tracking import finish_tracker, installed_tracker, start_tracker
 
 
+# Of a stream, what a tokenizer of one's own is trained on: data.streaming of the recipe says so.
+_TOKENIZER_ROWS = 100_000
 _LIBRARIES = ("seqzoo", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 
 
@@ -131,13 +137,14 @@ def run(recipe: Recipe) -> dict[str, Any]:
         What `metrics.json` holds.
 
     Raises:
-        `RecipeError`: the recipe does not fit the model, or the run that is to be resumed.
-        `FileExistsError`: the folder holds something, and neither `training.resume` nor `training.overwrite` is set.
+        `RecipeError`: the recipe does not fit the model, what is installed, or the run that is to be resumed.
+        `FileExistsError`: the folder holds something, and neither `training.resume` nor `training.overwrite` is set;
+            or another process is training in it.
         `FileNotFoundError`, `ValueError`: see [`seqzoo.data.text.load_corpus`].
         `TrainingDiverged`, `WriteError`, `CheckpointError`: see [`seqzoo.trainers.loop.train`].
         `PushError`: `hub.repo_id` is set and the push failed; the finished model is in the folder nevertheless.
     """
-    tracker = None if recipe.tracking.tracker == "none" else recipe.tracking.tracker
+    tracker = installed_tracker(recipe)
     folder = Path(recipe.training.output_dir)
     accelerator = new_accelerator(recipe.training, log_with=tracker, project_dir=str(folder))
     check_run_folder(folder, recipe)
@@ -154,32 +161,26 @@ def run(recipe: Recipe) -> dict[str, Any]:
     )
     note(
         accelerator,
-        f"{recipe.name}: {model.num_parameters():,} parameters, {len(row):,} training tokens, "
+        f"{recipe.name}: {model.num_parameters():,} parameters, "
+        + (f"{len(row):,} training tokens, " if row is not None else "streamed text, ")
         + (topology if accelerator.num_processes > 1 else f"1 process ({accelerator.device})"),
     )
-    batches = PackedBatches(
-        row,
-        sequence_length=recipe.data.sequence_length,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        shuffle=recipe.data.shuffle,
-        separate=recipe.data.packing == "separate",
-    )
+    batches = _batches(recipe, corpus, tokenizer, row)
     objective = CausalLanguageModeling(accelerator, held_out, recipe)
     # From here on the recipe is known to be good; only now an earlier run may have to go.
     if accelerator.is_main_process:
         open_run_folder(folder, recipe)
     accelerator.wait_for_everyone()
     if tracker:
-        # Trackers take plain values only.
-        settings = flat(recipe.as_dict()).items()
-        plain = {key: value if isinstance(value, str | int | float) else str(value) for key, value in settings}
-        accelerator.init_trackers("logs", config=plain)
+        start_tracker(accelerator, recipe)
 
-    model, state = train(accelerator, model, batches, objective, recipe)
+    with locked(folder) if accelerator.is_main_process else nullcontext():
+        model, state = train(accelerator, model, batches, objective, recipe)
     evaluation = _final_evaluation(objective, model, row, len(tokenizer))
     weights = accelerator.get_state_dict(model)
     model = accelerator.unwrap_model(model)
+    # FSDP gathers a tied weight under each of its names; it is stored under one.
+    weights = {name: weight for name, weight in weights.items() if name not in model.all_tied_weights_keys}
     metrics = _metrics(recipe, model, corpus, row, held_out, state, evaluation)
     if accelerator.is_main_process:
         with replacing_files(folder) as unfinished:
@@ -188,8 +189,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         note(accelerator, f"{recipe.name}: finished, the model is in {folder}")
     accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    finish_tracker(accelerator)
     if recipe.hub.repo_id and accelerator.is_main_process:
         _push(folder, recipe)
         metrics["hub"] = recipe.hub.repo_id
@@ -198,39 +198,72 @@ def run(recipe: Recipe) -> dict[str, Any]:
     return metrics
 
 
-def _prepare_text(recipe: Recipe) -> tuple[Corpus, PreTrainedTokenizerBase, TokenRow, TokenRow]:
+def _prepare_text(recipe: Recipe) -> tuple[Corpus, PreTrainedTokenizerBase, TokenRow | None, TokenRow]:
+    """The text, its tokenizer, and the tokens to train on (none of a stream) and held out."""
     data = recipe.data
-    corpus = load_corpus(
-        data.source,
-        name=data.name,
-        split=data.split,
-        validation=data.validation,
-        validation_fraction=data.validation_fraction,
-        text_column=data.text_column,
-        running_text=data.rows == "running_text",
-    )
+    running_text = data.rows == "running_text"
+    options = {
+        "name": data.name,
+        "split": data.split,
+        "validation": data.validation,
+        "text_column": data.text_column,
+        "running_text": running_text,
+    }
+    if data.streaming:
+        corpus = stream_corpus(data.source, **options)
+    else:
+        corpus = load_corpus(data.source, validation_fraction=data.validation_fraction, **options)
     if recipe.tokenizer.vocab_size:
-        tokenizer = train_tokenizer(corpus.train["text"], recipe.tokenizer.vocab_size)
+        texts = corpus.train.first(_TOKENIZER_ROWS) if data.streaming else corpus.train["text"]
+        tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size)
     else:
         tokenizer = load_tokenizer(recipe.tokenizer.path or recipe.model.init_from or recipe.model.convert_gpt2)
+    if data.streaming:
+        count = recipe.evaluation.max_tokens + 1  # nothing predicts the first one
+        return corpus, tokenizer, None, first_tokens(corpus.validation, tokenizer, count, running_text=running_text)
     row, held_out = (
-        tokenize(part, tokenizer, running_text=data.rows == "running_text", num_proc=data.num_proc)
+        tokenize(part, tokenizer, running_text=running_text, num_proc=data.num_proc)
         for part in (corpus.train, corpus.validation)
     )
     return corpus, tokenizer, row, held_out
 
 
+def _batches(
+    recipe: Recipe, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, row: TokenRow | None
+) -> PackedBatches | PackedStream:
+    options = {
+        "sequence_length": recipe.data.sequence_length,
+        "batch_size": recipe.training.batch_size,
+        "seed": recipe.training.seed,
+        "shuffle": recipe.data.shuffle,
+        "separate": recipe.data.packing == "separate",
+    }
+    if row is not None:
+        return PackedBatches(row, **options)
+    return PackedStream(
+        corpus.train,
+        tokenizer,
+        shuffle_buffer=recipe.data.shuffle_buffer,
+        running_text=recipe.data.rows == "running_text",
+        **options,
+    )
+
+
 def _final_evaluation(
-    objective: CausalLanguageModeling, model: nn.Module, row: TokenRow, vocab_size: int
+    objective: CausalLanguageModeling, model: nn.Module, row: TokenRow | None, vocab_size: int
 ) -> dict[str, Any]:
-    """Of the weights that are kept: at the training length, at other lengths, and beside a unigram model."""
+    """Of the weights that are kept: at the training length, at other lengths, and beside a unigram model.
+
+    The latter needs all tokens of the training text: there is none of a stream.
+    """
     evaluation = objective.evaluation
     result: dict[str, Any] = objective.evaluate(model)
     predicted = objective.held_out.tokens[1 : evaluation.max_tokens + 1]
     result["tokens"] = len(predicted)
     result["bytes"] = round(len(predicted) * objective.held_out.bytes / len(objective.held_out))
     result["by_length"] = {str(length): objective.evaluate_at(model, length) for length in evaluation.lengths}
-    result["unigram"] = objective.measures(unigram_loss(row.tokens, predicted, vocab_size))
+    if row is not None:
+        result["unigram"] = objective.measures(unigram_loss(row.tokens, predicted, vocab_size))
     return result
 
 
@@ -238,7 +271,7 @@ def _metrics(
     recipe: Recipe,
     model: PreTrainedModel,
     corpus: Corpus,
-    row: TokenRow,
+    row: TokenRow | None,
     held_out: TokenRow,
     state: TrainingState,
     evaluation: dict[str, Any],
@@ -258,10 +291,11 @@ def _metrics(
         "data": {
             "source": corpus.source,
             **({"dataset": corpus.dataset} if corpus.dataset else {}),
+            "streaming": row is None,
             "sha256": corpus.sha256,
             "python": platform.python_version(),
-            "train_tokens": len(row),
-            "train_bytes": row.bytes,
+            "train_tokens": None if row is None else len(row),
+            "train_bytes": None if row is None else row.bytes,
             "validation_tokens": len(held_out),
             "validation_bytes": held_out.bytes,
             **({"license": license} if license else {}),

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.distributed.fsdp import StateDictType
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
@@ -86,7 +87,7 @@ def new_accelerator(training: TrainingSection, **kwargs: Any) -> Accelerator:
     """An Accelerator for one run, and the seeds set; the number of processes is the launcher's matter.
 
     Raises:
-        `ValueError`: the batch cannot be shared out evenly.
+        `ValueError`: the batch cannot be shared out evenly, or a kind of FSDP that cannot be resumed safely.
     """
     # A second run in the same process may want another precision; the process group stays.
     AcceleratorState._reset_state()
@@ -97,6 +98,12 @@ def new_accelerator(training: TrainingSection, **kwargs: Any) -> Accelerator:
         step_scheduler_with_optimizer=False,
         **kwargs,
     )
+    sharding = getattr(accelerator.state, "fsdp_plugin", None)
+    if sharding and (sharding.fsdp_version != 2 or sharding.state_dict_type is not StateDictType.FULL_STATE_DICT):
+        # torch unpickles the index of a sharded checkpoint without an allow-list.
+        raise ValueError(
+            "FSDP needs fsdp_version: 2 and fsdp_state_dict_type: FULL_STATE_DICT, as in configs/accelerate/fsdp2.yaml"
+        )
     pieces = accelerator.num_processes * training.gradient_accumulation_steps
     if training.batch_size % pieces:
         raise ValueError(

@@ -80,7 +80,15 @@ class DataSection:
         shuffle (`bool`, defaults to true):
             A new order of the sequences every epoch.
         num_proc (`int`, *optional*):
-            Processes that tokenize.
+            Processes that tokenize; not while streaming.
+        streaming (`bool`, defaults to false):
+            Read files or a Hub dataset while training on them, in bounded memory, and write nothing of them down: for
+            text that is larger than memory or disk. `validation` must be named; `evaluation.max_tokens` of it are
+            read. Plain text is read line by line with `rows: running_text`, else file by file. Every process reads
+            and tokenizes all of the text. `tokenizer.vocab_size` learns from the first 100,000 rows.
+        shuffle_buffer (`int`, defaults to 1000):
+            Streaming: so many sequences are read and permuted together, then the next ones. The order of the text is
+            kept otherwise, so sorted text wants more.
     """
 
     source: str | list[str] = "embedded"
@@ -95,6 +103,8 @@ class DataSection:
     packing: typing.Literal["concatenate", "separate"] = "concatenate"
     shuffle: bool = True
     num_proc: int | None = None
+    streaming: bool = False
+    shuffle_buffer: int = 1000
 
 
 @dataclass
@@ -198,7 +208,8 @@ class TrackingSection:
 
     Args:
         tracker (`str`, defaults to `tensorboard`):
-            A tracker of Accelerate (`tensorboard`, `wandb`, ...), or `none`.
+            A tracker of Accelerate (`tensorboard`, `trackio`, `wandb`, ...), or `none`. `trackio` writes to this
+            machine alone; `trackio show` draws it.
         log_every (`int`, defaults to 10):
             Steps between two points of the loss curve.
     """
@@ -391,7 +402,7 @@ def _describe(hint: Any) -> str:
 
 
 _POSITIVE = {
-    "data": ("num_proc",),
+    "data": ("num_proc", "shuffle_buffer"),
     "training": ("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
     "evaluation": ("every", "max_tokens", "batch_size"),
     "tracking": ("log_every",),
@@ -420,6 +431,16 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"data.validation_fraction is {data.validation_fraction}, but must lie between 0 and 1")
     if data.sequence_length < 2:
         raise RecipeError(f"data.sequence_length is {data.sequence_length}, but must be 2 or more")
+    if data.streaming:
+        if data.source == "embedded":
+            raise RecipeError("data.streaming needs files or a Hub dataset as data.source, not the embedded text")
+        if data.validation is None:
+            raise RecipeError(
+                "data.streaming cannot hold out a part of a text that is never there as a whole; set data.validation "
+                "to other files, or beside a Hub dataset to the name of a split"
+            )
+        if data.num_proc:
+            raise RecipeError("data.num_proc has no meaning with data.streaming; remove it")
     if len(training.betas) != 2 or not all(0 <= beta < 1 for beta in training.betas):
         raise RecipeError(f"training.betas is {training.betas}, but takes two numbers in [0, 1)")
     if not 0 <= training.warmup_steps <= training.steps:

@@ -1,6 +1,9 @@
 """The folder of a run: what may be written there, and whether the run in it may be continued."""
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,11 @@ import yaml
 from seqzoo.trainers.checkpointing import UNFINISHED, write_text, writing
 from seqzoo.trainers.recipe import Recipe, RecipeError, load_recipe
 
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder are not noticed there
+    fcntl = None
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -55,10 +63,12 @@ def open_run_folder(folder: Path, recipe: Recipe) -> None:
     """Make the folder, remove the run that `training.overwrite` replaces, and leave the resolved recipe.
 
     Raises:
+        `FileExistsError`: another process trains there at this moment.
         `WriteError`: it cannot be written to.
     """
     with writing("the run", folder):
         folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder), writing("the run", folder):
         if recipe.training.overwrite:
             for name in ("checkpoints", "logs"):
                 shutil.rmtree(folder / name, ignore_errors=True)
@@ -67,6 +77,30 @@ def open_run_folder(folder: Path, recipe: Recipe) -> None:
     sections = recipe.as_dict()
     sections["training"] |= {"resume": False, "overwrite": False}  # said of one life, not of the run
     write_text(folder / RECIPE_FILE, yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process; the system gives it back when the process dies.
+
+    Raises:
+        `FileExistsError`: another process has it.
+    """
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FileExistsError(
+                    f"another process is training in {folder}; wait for it, or choose another training.output_dir"
+                ) from None
+            except OSError:  # a file system that knows no locks
+                pass
+        yield
+    finally:
+        if fcntl:
+            os.close(handle)
 
 
 def _refuse_changes(before: Recipe, now: Recipe, saved: Path) -> None:

@@ -53,6 +53,15 @@ def test_results_of_the_run_are_evaluation_results(make_card, metrics):
     }
 
 
+def test_the_card_of_a_streamed_text_claims_neither_size_nor_hash(make_card, metrics, tmp_path):
+    metrics["data"] |= {"streaming": True, "sha256": None, "train_tokens": None, "train_bytes": None}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    text = make_card(read_metrics(tmp_path / "metrics.json", metrics["model_type"])).text
+    assert "| size of the training part | not known: it was streamed" in text
+    assert "| tokens seen | 1,126,400 |" in text
+    assert "SHA-256" not in text
+
+
 def test_the_card_changes_with_the_metrics(make_card, metrics):
     metrics["evaluation"]["bits_per_byte"] = 1.2341
     card = make_card(metrics)

@@ -62,6 +62,10 @@ def test_the_given_mapping_is_left_alone():
         ("training.checkpoint_every=0", ["training.checkpoint_every"]),
         ("training.keep_best=true", ["evaluation.every"]),
         ("data.validation_fraction=1.0", ["data.validation_fraction"]),
+        ("data.shuffle_buffer=0", ["data.shuffle_buffer"]),
+        ("data={streaming: true}", ["data.streaming", "files or a Hub dataset"]),
+        ("data={streaming: true, source: a.txt}", ["set data.validation", "other files", "a split"]),
+        ("data={streaming: true, source: a.txt, validation: b.txt, num_proc: 2}", ["data.num_proc", "remove it"]),
     ],
 )
 def test_mistakes_are_named(override, words):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from seqzoo.trainers.causal_lm import run
@@ -17,6 +18,7 @@ _COMMAND = """
 import os, signal, sys
 import torch
 from seqzoo.data.text_packing import PackedBatches
+from seqzoo.data.text_stream import PackedStream
 from seqzoo.trainers import checkpointing
 from seqzoo.trainers.causal_lm import main
 
@@ -33,7 +35,8 @@ def kill_at_call(function):
     return counting
 
 if where == "batch":
-    PackedBatches.__next__ = kill_at_call(PackedBatches.__next__)
+    for batches in (PackedBatches, PackedStream):
+        batches.__next__ = kill_at_call(batches.__next__)
 else:
     checkpointing.os.rename = kill_at_call(os.rename)
 sys.exit(main(sys.argv[3:]))
@@ -79,3 +82,43 @@ def test_killed_in_the_second_epoch_and_while_writing(sections, tmp_path):
     assert len({loss for _, loss in resumed["history"]["train"]}) == 60
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "unbroken")]
     assert weights[0] == weights[1]
+
+
+def test_a_stream_killed_in_the_second_epoch(sections, tmp_path):
+    sections["training"] |= {"steps": 50, "checkpoint_every": 10}
+    # Six blocks an epoch; what is held out matters nothing here.
+    sections["data"] |= {"streaming": True, "validation": sections["data"]["source"], "shuffle_buffer": 40}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(sections))
+    unbroken = run(load_recipe(file, [f"training.output_dir={tmp_path / 'unbroken'}"]))
+    killed("batch", 47, str(file))
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step_00000040" / "state.json").read_text())
+    assert (state["batches"]["epoch"], state["batches"]["block"]) == (1, 7)
+    resumed = run(load_recipe(file, ["training.resume=true"]))
+    for key in ("history", "evaluation", "data"):
+        assert resumed[key] == unbroken[key], key
+    assert len({loss for _, loss in resumed["history"]["train"]}) == 50
+    assert resumed["data"]["streaming"]
+    assert (resumed["data"]["sha256"], resumed["data"]["train_tokens"]) == (None, None)
+    assert "unigram" not in resumed["evaluation"]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "unbroken")]
+    assert weights[0] == weights[1]
+
+
+def test_two_runs_do_not_share_a_folder(sections, tmp_path):
+    overrides = ["training.checkpoint_every=6"]
+    run(load_recipe(sections, overrides))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    code = "import sys; from pathlib import Path; from seqzoo.trainers.run_folder import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "locked\n"
+    for option in ("resume", "overwrite"):
+        with pytest.raises(FileExistsError, match=r"another process is training in .*run"):
+            run(load_recipe(sections, [*overrides, f"training.{option}=true"]))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    other.kill()
+    other.communicate()
+    run(load_recipe(sections, [*overrides, "training.overwrite=true"]))

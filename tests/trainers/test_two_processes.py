@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,9 +14,8 @@ from seqzoo.trainers.checkpointing import CheckpointError
 from seqzoo.trainers.recipe import load_recipe
 
 
-_LAUNCH = (
-    "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-)
+_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "accelerate" / "two_cpu_processes.yaml"
+_LAUNCH = ["--config_file", str(_CONFIG), "--main_process_port", "0"]
 
 
 def test_two_processes_equal_one(sections, tmp_path):
@@ -28,7 +28,7 @@ def test_two_processes_equal_one(sections, tmp_path):
     file.write_text(yaml.safe_dump(sections))
     command = ["-m", "seqzoo.trainers.causal_lm", str(file), f"training.output_dir={tmp_path / 'two'}"]
     process = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *_LAUNCH.split(), *command],
+        [sys.executable, "-m", "accelerate.commands.launch", *_LAUNCH, *command],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
