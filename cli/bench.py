@@ -12,6 +12,7 @@ BENCHMARKS = {
     "decaying_fast_weights": "The op against its definition and against attention",
     "generation": "Time a token and cache size against context",
     "startup": "Starting",
+    "update_rules": "Update rules at one size and token budget",
 }
 
 
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{name} ...", file=sys.stderr)
             result = module.run(progress=lambda line: print(f"  {line}", file=sys.stderr))
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            if hasattr(module, "draw"):
+                module.draw(result, path.with_suffix(".png"))
         elif path.is_file():
             result = json.loads(path.read_text(encoding="utf-8"))
         else:
