@@ -11,6 +11,7 @@ read-out comes after the write. docs/decaying_fast_weights.md derives the matrix
 
 import torch
 
+from seqzoo.kernels.argument_checks import check_arguments
 from seqzoo.kernels.decaying_fast_weights_chunked import autocast_off, chunked_decaying_fast_weights
 
 
@@ -66,7 +67,17 @@ def decaying_fast_weights(
         >>> output.shape, state.shape
         (torch.Size([1, 100, 2, 8]), torch.Size([1, 2, 8, 8]))
     """
-    _check(q, k, v, gk, gv, initial_state, reset)
+    check_arguments(
+        q,
+        k,
+        v,
+        [
+            ("gk", gk, ("batch", "time", "heads", "K")),
+            ("gv", gv, ("batch", "time", "heads", "D")),
+            ("initial_state", initial_state, ("batch", "heads", "K", "D")),
+            ("reset", reset, ("batch", "time")),
+        ],
+    )
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if implementation == "auto":
         # A Triton implementation for CUDA tensors is to be chosen here.
@@ -109,37 +120,3 @@ def recurrent_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset
         outputs.append(q_t.unsqueeze(-2) @ state)
     output = torch.cat(outputs, dim=2).transpose(1, 2) * scale
     return output.to(v.dtype), state
-
-
-def _check(q, k, v, gk, gv, initial_state, reset):
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-            raise TypeError(f"{name} must be a tensor of floating point numbers, got {_describe(x)}")
-        if x.ndim != 4:
-            raise ValueError(f"{name} must be [batch, time, heads, size], got the shape {list(x.shape)}")
-    batch, time, heads, key_size = k.shape
-    value_size = v.shape[-1]
-    if 0 in k.shape or value_size == 0:
-        raise ValueError(f"batch, time, heads and sizes must not be 0: k is {list(k.shape)}, v is {list(v.shape)}")
-    expected = (
-        ("q", q, (batch, time, heads, key_size)),
-        ("v", v, (batch, time, heads, value_size)),
-        ("gk", gk, (batch, time, heads, key_size)),
-        ("gv", gv, (batch, time, heads, value_size)),
-        ("initial_state", initial_state, (batch, heads, key_size, value_size)),
-        ("reset", reset, (batch, time)),
-    )
-    for name, x, shape in expected:
-        if x is None:
-            continue
-        if not isinstance(x, torch.Tensor) or (x.dtype != torch.bool if x is reset else not x.is_floating_point()):
-            kind = "bool" if name == "reset" else "floating point numbers"
-            raise TypeError(f"{name} must be a tensor of {kind}, got {_describe(x)}")
-        if x.shape != shape:
-            raise ValueError(f"{name} must have the shape {list(shape)} to go with k, got {list(x.shape)}")
-        if x.device != k.device:
-            raise ValueError(f"{name} must be on {k.device} like k, got {x.device}")
-
-
-def _describe(x):
-    return f"a {x.dtype} tensor" if isinstance(x, torch.Tensor) else type(x).__name__

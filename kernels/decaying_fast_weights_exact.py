@@ -19,6 +19,8 @@ import torch
 LOG2_E = 1 / math.log(2)
 # exp of less is a denormal number.
 MIN_LOG_GATE = {torch.float32: -87.0, torch.float64: -708.0}
+# exp of a log gate nearer to 0 is 1; logsigmoid of a large logit is a denormal number.
+NO_DECAY = 1e-30
 # Factors and scaled operands (<= 1) below are set to zero; products of two of them are still normal numbers.
 NEGLIGIBLE = {torch.float32: 1e-18, torch.float64: 1e-150}
 
@@ -65,7 +67,7 @@ class ExactTile:
             a, q = second.split((value_size, key_size), -1)
             v, k = first.split((value_size, key_size), -1)
             o = self.o.view(-1, 2, half, value_size)[:, 1]
-            o.addcmul_(a, _apply(_scores(q, k), v), value=unit_o)
+            o.addcmul_(a, _apply(self._scores(q, k), v), value=unit_o)
         a, q = prefix.flatten(0, 1).split((value_size, key_size), -1)
         v, k = suffix.flatten(0, 1).split((value_size, key_size), -1)
         self.o.flatten(0, 1).addcmul_(a, torch.bmm(q, state), value=self.scale * units["q"])
@@ -97,7 +99,7 @@ class ExactTile:
         for half, second, first in self._levels(gates, prefix, suffix):
             d_o2, q2, b2 = second.split(sizes[0], -1)
             v1, k1, a1, b1 = first.split(sizes[1], -1)
-            scores, d_scores = _scores(q2, k1), _scores(d_o2, v1)
+            scores, d_scores = self._scores(q2, k1), self._scores(d_o2, v1)
             _blocks(self.d_q, half, 1).addcmul_(b2, _apply(d_scores, k1), value=unit_q)
             _blocks(self.d_k, half, 0).addcmul_(b1, _apply(d_scores.mT, q2), value=unit_k)
             _blocks(self.d_v, half, 0).addcmul_(a1, _apply(scores.mT, d_o2), value=unit_v)
@@ -119,9 +121,9 @@ class ExactTile:
     def _activate(self, gk, gv, segments, out):
         """[a, b] from clamped log gates, 0 where a sequence begins. exp2 is faster than exp."""
         value_size = gv.shape[-1]
-        torch.mul(gv, LOG2_E, out=out[..., :value_size])
-        torch.mul(gk, LOG2_E, out=out[..., value_size:])
-        out.clamp_(min=self.min_log_gate * LOG2_E).exp2_()
+        torch.hardshrink(gv, NO_DECAY, out=out[..., :value_size])
+        torch.hardshrink(gk, NO_DECAY, out=out[..., value_size:])
+        out.mul_(LOG2_E).clamp_(min=self.min_log_gate * LOG2_E).exp2_()
         if segments is not None:
             out.mul_(segments.keep)
         torch.hardshrink(out, self.negligible, out=out)
@@ -148,6 +150,11 @@ class ExactTile:
             half *= 2
         self.totals = totals
 
+    def _scores(self, x, y):
+        """x y^T of [pairs, h, size] blocks; products over one step are faster elementwise."""
+        scores = (x * y).sum(-1, keepdim=True) if x.shape[1] == 1 else torch.bmm(x, y.mT)
+        return torch.hardshrink(scores, self.negligible, out=scores)
+
     def _decayed(self, state, out):
         value_size, key_size = state.shape[2], state.shape[1]
         a, b = self.totals[:, :value_size], self.totals[:, value_size : value_size + key_size]
@@ -157,11 +164,6 @@ class ExactTile:
 def _blocks(x, half, which):
     """Of [nb, nh, C, size] the first (0) or second (1) blocks of every pair, as a view [pairs, half, size]."""
     return x.flatten(0, 1).unflatten(1, (-1, 2, half)).flatten(0, 1)[:, which]
-
-
-def _scores(x, y):
-    """x y^T of [pairs, h, size] blocks; products over one step are faster elementwise."""
-    return (x * y).sum(-1, keepdim=True) if x.shape[1] == 1 else torch.bmm(x, y.mT)
 
 
 def _apply(scores, x):

@@ -1,0 +1,45 @@
+"""Checks that the ops of this room share: every error names the argument, what was expected and what came."""
+
+import torch
+
+
+def check_arguments(q, k, v, others):
+    """Checks queries, keys and values, [batch, time, heads, size], and what goes with them.
+
+    Args:
+        q, k, v: what the caller was given under these names.
+        others: (name, tensor or None, axes) of every other argument, axes as names: "batch", "time", "heads", "K",
+            "D". The one named "reset" is bool, the rest are floating point numbers.
+
+    Raises:
+        TypeError: an argument is of the wrong dtype or no tensor.
+        ValueError: an argument has the wrong shape or device, or an axis is empty.
+    """
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            raise TypeError(f"{name} must be a tensor of floating point numbers, got {_describe(x)}")
+        if x.ndim != 4:
+            raise ValueError(f"{name} must be [batch, time, heads, size], got the shape {list(x.shape)}")
+    batch, time, heads, key_size = k.shape
+    sizes = {"batch": batch, "time": time, "heads": heads, "K": key_size, "D": v.shape[-1]}
+    if 0 in sizes.values():
+        raise ValueError(f"batch, time, heads and sizes must not be 0: k is {list(k.shape)}, v is {list(v.shape)}")
+    arguments = (("q", q, ("batch", "time", "heads", "K")), ("v", v, ("batch", "time", "heads", "D")), *others)
+    for name, x, axes in arguments:
+        if x is None:
+            continue
+        wrong = not isinstance(x, torch.Tensor) or (
+            x.dtype != torch.bool if name == "reset" else not x.is_floating_point()
+        )
+        if wrong:
+            kind = "bool" if name == "reset" else "floating point numbers"
+            raise TypeError(f"{name} must be a tensor of {kind}, got {_describe(x)}")
+        shape = tuple(sizes[axis] for axis in axes)
+        if x.shape != shape:
+            raise ValueError(f"{name} must have the shape {list(shape)} to go with k, got {list(x.shape)}")
+        if x.device != k.device:
+            raise ValueError(f"{name} must be on {k.device} like k, got {x.device}")
+
+
+def _describe(x):
+    return f"a {x.dtype} tensor" if isinstance(x, torch.Tensor) else type(x).__name__
