@@ -55,8 +55,8 @@ class Settings:
     recall_size: dict[str, int] = field(
         default_factory=lambda: {"n_embd": 64, "n_layer": 2, "n_head": 1, "n_inner": 64}
     )
-    recall_initializer_range: float = 0.2
-    recall_steps: int = 500
+    recall_initializer_range: float = 0.14
+    recall_steps: int = 400
     recall_batch_size: int = 64
     recall_lr: float = 5e-3
     contexts: tuple[int, ...] = (128, 4096)
@@ -242,6 +242,7 @@ class Grid:
             steps=steps,
             warmup_steps=steps // 15,
             lr=self.settings.recall_lr,
+            schedule="constant",  # with a decaying rate, softmax attention needs twice the steps to begin to recall
             batch_size=self.settings.recall_batch_size,
             seed=seed,
             output_dir=str(self.folder / "recall"),

@@ -11,6 +11,7 @@ import sys
 BENCHMARKS = {
     "decaying_fast_weights": "The op against its definition and against attention",
     "generation": "Time a token and cache size against context",
+    "linear_attention_peers": "Ops of all rules against other torch code for them",
     "startup": "Starting",
     "update_rules": "Update rules at one size and token budget",
 }
