@@ -49,21 +49,29 @@ TINY_GPT2 = {
     "pad_token_id": 2,
 }
 
+def _memory(name: str, **config) -> Row:
+    return Row(name, "decay_fast_weight_gpt2", TINY_GPT2 | config)
+
+
 MODELS = [
-    Row("decay", "decay_fast_weight_gpt2", TINY_GPT2),
-    Row(
+    _memory("decay"),
+    _memory(
         "decay-every-option",
-        "decay_fast_weight_gpt2",
-        TINY_GPT2
-        | {
-            "gate_sides": "key",
-            "gate_init": "uniform",
-            "gate_rank": 3,
-            "state_size": 5,
-            "scale": 1.0,
-            "position_embedding_type": "none",
-        },
+        gate_sides="key",
+        gate_init="uniform",
+        gate_rank=3,
+        state_size=5,
+        scale=1.0,
+        position_embedding_type="none",
     ),
+    _memory("decay-hedgehog-normalized", gate_sides="key", feature_map="hedgehog", normalize=True),
+    _memory("gated-elu-normalized", update_rule="gated", feature_map="elu", normalize=True),
+    _memory("gated", update_rule="gated"),
+    _memory("delta", update_rule="delta", read_before_write=True),
+    _memory("delta-dpfp", update_rule="delta", feature_map="dpfp", state_size=32),
+    _memory("sum-relu-normalized", update_rule="sum", feature_map="relu", normalize=True, state_size=12),
+    _memory("sum-softmax", update_rule="sum", feature_map="softmax"),
+    _memory("hybrid", softmax_layers=[1]),
 ]
 
 assert {row.model_type for row in MODELS} == set(seqzoo.MODELS), "every registered model needs a row"

@@ -1,8 +1,8 @@
 """From a GPT-2 checkpoint to the start of a Decaying Fast Weight GPT-2: the config and the weights that both share.
 
 Swap, then fine-tune (Mao 2022): everything of GPT-2 but the softmax is kept. Embeddings, layer norms, MLPs, value and
-output projections are GPT-2's, and so are query and key projections when the state size is the head size. The gates
-are new.
+output projections are GPT-2's, and so are query and key projections unless their size changes (`state_size`). Gates and
+learned feature maps are new. Layers in `softmax_layers` stay as they are.
 """
 
 from dataclasses import fields
@@ -50,20 +50,22 @@ def config_from_gpt2(gpt2: GPT2Config, **overrides) -> DecayFastWeightGPT2Config
             raise ValueError(f"{name}={value} differs from the checkpoint's {getattr(gpt2, name)}")
     shared = names & {field.name for field in fields(GPT2Config)} - set(WRITTEN_ON_SAVE)
     values = {name: getattr(gpt2, name) for name in shared}
-    if not gpt2.scale_attn_weights:
-        values["scale"] = 1.0
+    if not gpt2.scale_attn_weights and not (overrides.get("normalize") and not overrides.get("softmax_layers")):
+        values["scale"] = 1.0  # attention normalisation would cancel it
     return DecayFastWeightGPT2Config(**(values | overrides))
 
 
 def weights_from_gpt2(weights: dict[str, torch.Tensor], config: DecayFastWeightGPT2Config) -> dict[str, torch.Tensor]:
     """The part of a `GPT2LMHeadModel`'s state dict that the converted model has too, by the same names.
 
-    With a state size of its own, only the value third of `c_attn` is shared; it is returned as `c_attn` with the query
-    and key columns left out, for [`DecayFastWeightGPT2LMHeadModel.from_gpt2`] to put at the end of the new projection.
+    With queries and keys of a size of their own, only the value third of a memory's `c_attn` is shared; it is returned
+    as `c_attn` with the query and key columns left out, for [`DecayFastWeightGPT2LMHeadModel.from_gpt2`] to put at the
+    end of the new projection.
     """
+    kept = tuple(f"transformer.h.{layer}." for layer in config.softmax_layers)
     shared = {}
     for name, weight in weights.items():
-        if "attn.c_attn" in name and config.key_dim != config.head_dim:
+        if "attn.c_attn" in name and config.query_dim != config.head_dim and not name.startswith(kept):
             weight = weight[..., 2 * config.n_embd :]
         if name != "transformer.wpe.weight" or config.position_embedding_type != "none":
             shared[name] = weight

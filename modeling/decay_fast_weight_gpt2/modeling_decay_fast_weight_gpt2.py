@@ -1,15 +1,10 @@
 r"""Decaying Fast Weight GPT-2: constant time and memory a token, from GPT-2's weights.
 
-GPT-2 block for block, except that a memory S of shape [K, D] per head takes the place of attention (H. H. Mao,
-"Fine-Tuning Pre-trained Transformers into Decaying Fast Weights", EMNLP 2022, arXiv 2210.04243):
-
-    S_t = (b_t a_t^T) * S_{t-1} + k_t v_t^T        the write is not weighted by the gate
-    o_t = scale * S_t^T q_t                        read after the write; no feature map, no normalisation
-    b_t = sigmoid(W_f x_t + c_f) in (0, 1)^K       `k_gate`
-    a_t = sigmoid(W_z x_t + c_z) in (0, 1)^D       `v_gate`
-
-(S is the transpose of the paper's.) q, k, v come from GPT-2's `c_attn` and the result goes through its `c_proj`, so
-all weights but the gates can be a GPT-2's: [`DecayFastWeightGPT2LMHeadModel.from_gpt2`].
+GPT-2 block for block, except that a memory per head takes the place of attention (H. H. Mao, "Fine-Tuning Pre-trained
+Transformers into Decaying Fast Weights", EMNLP 2022, arXiv 2210.04243). `memory_decay_fast_weight_gpt2.py` has the
+equations: the paper's decay rule and those that it compares with. q, k, v come from GPT-2's `c_attn` and the result goes
+through its `c_proj`, so all weights but gates and learned feature maps can be a GPT-2's:
+[`DecayFastWeightGPT2LMHeadModel.from_gpt2`].
 """
 
 import math
@@ -22,6 +17,7 @@ from transformers import AutoConfig, GPT2LMHeadModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -35,101 +31,32 @@ from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights
-from seqzoo.kernels.single_row import linear
-from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import DecayFastWeightCache
+from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import DecayFastWeightCache, FastWeightCacheLayer
 from seqzoo.modeling.decay_fast_weight_gpt2.configuration_decay_fast_weight_gpt2 import DecayFastWeightGPT2Config
 from seqzoo.modeling.decay_fast_weight_gpt2.convert_gpt2_decay_fast_weight_gpt2 import (
     config_from_gpt2,
     require_gpt2,
     weights_from_gpt2,
 )
+from seqzoo.modeling.decay_fast_weight_gpt2.memory_decay_fast_weight_gpt2 import (
+    CausalSelfAttention,
+    FastWeightMemory,
+    GateLinear,
+    LearnedProjection,
+    RowLinear,
+)
+from seqzoo.modeling.decay_fast_weight_gpt2.state_decay_fast_weight_gpt2 import load_state, save_state
 
 
 logger = logging.get_logger(__name__)
-
-
-class RowLinear(nn.Linear):
-    """`nn.Linear` that reads its weight in blocks when a CPU multiplies a single row, as in decoding."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias)
-
-
-class GateLinear(RowLinear):
-    """A kind of its own so that its bias can start apart (`gate_init`)."""
-
-
-def gate_projection(config: DecayFastWeightGPT2Config, size: int) -> nn.Module:
-    """Gate logits for `size` cells a head: a full matrix, or one of rank `gate_rank`."""
-    if config.gate_rank is None:
-        return GateLinear(config.n_embd, config.n_head * size)
-    return nn.Sequential(
-        nn.Linear(config.n_embd, config.gate_rank, bias=False), GateLinear(config.gate_rank, config.n_head * size)
-    )
-
-
-def log_gate(logits: torch.Tensor) -> torch.Tensor:
-    """log(sigmoid(logits)), in float32 at least: a gate of 1 - 1e-4 would be 1 in bfloat16."""
-    return nn.functional.logsigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-
-
-class DecayFastWeightMemory(nn.Module):
-    """What stands in attention's place in a block (the module docstring has the equations)."""
-
-    def __init__(self, config: DecayFastWeightGPT2Config, layer_idx: int):
-        super().__init__()
-        self.layer_idx = layer_idx
-        self.n_head = config.n_head
-        self.sizes = [config.n_head * config.key_dim] * 2 + [config.n_embd]
-        self.scale = config.head_dim**-0.5 if config.scale is None else float(config.scale)
-        self.c_attn = Conv1D(sum(self.sizes), config.n_embd)
-        self.k_gate = gate_projection(config, config.key_dim) if config.gate_sides != "value" else None
-        self.v_gate = gate_projection(config, config.head_dim) if config.gate_sides != "key" else None
-        self.c_proj = Conv1D(config.n_embd, config.n_embd)
-        self.resid_dropout = nn.Dropout(config.resid_pdrop)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,  # [B, T, n_embd]
-        past_key_values: DecayFastWeightCache | None = None,
-        padding: torch.Tensor | None = None,  # [B, T] bool, True = a padded step
-        reset: torch.Tensor | None = None,  # [B, T] bool, True = a new sequence starts here
-    ) -> torch.Tensor:
-        q, k, v = (
-            x.unflatten(-1, (self.n_head, -1)) for x in self.c_attn(hidden_states).split(self.sizes, dim=-1)
-        )  # [B, T, H, K], [B, T, H, K], [B, T, H, D]
-        gk, gv = (
-            None if gate is None else log_gate(gate(hidden_states)).unflatten(-1, (self.n_head, -1))
-            for gate in (self.k_gate, self.v_gate)
-        )  # [B, T, H, K], [B, T, H, D]
-        if padding is not None:  # a padded step neither writes nor decays
-            padding = padding[:, :, None, None]
-            k = k.masked_fill(padding, 0)
-            gk, gv = (g if g is None else g.masked_fill(padding, 0) for g in (gk, gv))
-
-        layer = None if past_key_values is None else past_key_values.layers[self.layer_idx]
-        output, state = decaying_fast_weights(
-            q,
-            k,
-            v,
-            gk,
-            gv,
-            scale=self.scale,
-            initial_state=None if layer is None else layer.state,
-            output_final_state=layer is not None,
-            reset=reset,
-        )
-        if layer is not None:
-            layer.update_recurrent_state(state, num_tokens=hidden_states.shape[1])
-        return self.resid_dropout(self.c_proj(output.flatten(-2)))
 
 
 class DecayFastWeightGPT2Block(GradientCheckpointingLayer):
     def __init__(self, config: DecayFastWeightGPT2Config, layer_idx: int):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.attn = DecayFastWeightMemory(config, layer_idx)
+        mixer = CausalSelfAttention if layer_idx in config.softmax_layers else FastWeightMemory
+        self.attn = mixer(config, layer_idx)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = GPT2MLP(4 * config.n_embd if config.n_inner is None else config.n_inner, config)
 
@@ -150,7 +77,10 @@ class DecayFastWeightGPT2PreTrainedModel(PreTrainedModel):
     _no_split_modules = ["DecayFastWeightGPT2Block"]
     _skip_keys_device_placement = ["past_key_values"]
     _can_record_outputs = {"hidden_states": DecayFastWeightGPT2Block}
-    _is_stateful = True
+    # What `softmax_layers` keep.
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -167,6 +97,14 @@ class DecayFastWeightGPT2PreTrainedModel(PreTrainedModel):
                 init.copy_(module.bias, torch.empty_like(module.bias).uniform_(1 / n, 1 - 1 / n).logit())
             else:
                 init.constant_(module.bias, float(self.config.gate_init))
+        elif isinstance(module, LearnedProjection):
+            heads, size, features = module.weight.shape
+            if self.config.feature_map == "hedgehog" and size == features:
+                init.copy_(module.weight, torch.eye(size).expand(heads, -1, -1))
+            else:  # features as large as what they are made of
+                init.normal_(module.weight, std=size**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool = True, **kwargs):
@@ -184,6 +122,25 @@ class DecayFastWeightGPT2PreTrainedModel(PreTrainedModel):
                 f"the weights in {pretrained_model_name_or_path} cannot be read ({error}): the safetensors file is "
                 "truncated or damaged. Copy or download it again."
             ) from error
+
+
+    def save_state(self, past_key_values: DecayFastWeightCache, path: str | Path) -> None:
+        """Writes the state that a call of this model left to one safetensors file; see [`load_state`].
+
+        Raises:
+            TypeError: a cache of another kind.
+            ValueError: a cache that nothing went into.
+        """
+        save_state(self, past_key_values, path)
+
+    def load_state(self, path: str | Path) -> DecayFastWeightCache:
+        """The state in a file of [`save_state`], to go on from in `past_key_values`, on this model's device.
+
+        Raises:
+            FileNotFoundError, OSError: no such file, or a damaged one.
+            ValueError: not a state, or the state of another model: other config, other weights, other dtype.
+        """
+        return load_state(self, path)
 
 
 class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
@@ -250,13 +207,20 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
             raise ValueError("the input is empty; start from at least one token, such as config.bos_token_id")
         if past_key_values is not None:
             self._check_cache(past_key_values, batch)
-        elif use_cache:
-            past_key_values = DecayFastWeightCache(self.config)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
 
         reset = sequence_starts(
             position_ids if attention_mask is None else None, seq_idx, cu_seq_lens_q, batch, time, inputs_embeds.device
         )
+        if reset is not None and self.config.softmax_layers:
+            if past_key_values is not None:
+                raise ValueError(
+                    "packed sequences go together with past_key_values only without softmax_layers: later calls would "
+                    "attend to all of them"
+                )
+            use_cache = False
+        if past_key_values is None and use_cache:
+            past_key_values = DecayFastWeightCache(self.config)
         steps = torch.arange(past, past + time, device=inputs_embeds.device)[None]  # where a token is in its row
         padding = None
         if attention_mask is not None:
@@ -279,11 +243,31 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
         if self.config.position_embedding_type != "none":
             hidden_states = hidden_states + self.wpe(self._rows(position_ids, highest=past + time - 1))
         hidden_states = self.drop(hidden_states)
+        between = {"past_key_values": past_key_values, "padding": padding, "reset": reset}
+        if self.config.softmax_layers:
+            between["attention_mask"] = self._softmax_mask(inputs_embeds, attention_mask, past_key_values, reset)
         for block in self.h:
-            hidden_states = block(hidden_states, past_key_values=past_key_values, padding=padding, reset=reset)
+            hidden_states = block(hidden_states, **between)
         hidden_states = self.ln_f(hidden_states)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden_states, past_key_values=past_key_values if use_cache else None
+        )
+
+    def _softmax_mask(self, inputs_embeds, attention_mask, past_key_values, reset):
+        """What `softmax_layers` may attend to, in the form that the attention implementation takes."""
+        same_sequence = None
+        if reset is not None:
+            sequence = reset.cumsum(-1)
+
+            def same_sequence(batch, head, query, key):
+                return sequence[batch, query] == sequence[batch, key]
+
+        return create_causal_mask(
+            self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            and_mask_function=same_sequence,
         )
 
     def _rows(self, position_ids: torch.Tensor, highest: int) -> torch.Tensor:
@@ -316,13 +300,17 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
             raise TypeError(f"past_key_values is a {type(cache).__name__}; this model needs a DecayFastWeightCache")
         if len(cache) != self.config.n_layer:
             raise ValueError(f"the cache is of a model of {len(cache)} layers, this one has {self.config.n_layer}")
-        expected = (batch, self.config.n_head, self.config.key_dim, self.config.head_dim)
-        state = cache.layers[0].state
-        if state is not None and state.shape != expected:
-            raise ValueError(
-                f"the cached state has shape {list(state.shape)}; this model and batch need "
-                f"[batch, heads, K, D] = {list(expected)}"
-            )
+        columns = self.config.head_dim + self.config.normalize
+        expected = (batch, self.config.n_head, self.config.key_dim, columns)
+        for index, layer in enumerate(cache.layers):
+            softmax = index in self.config.softmax_layers
+            if softmax == isinstance(layer, FastWeightCacheLayer):
+                raise ValueError(f"the cache is of a model with other softmax_layers than {self.config.softmax_layers}")
+            if not softmax and layer.state is not None and layer.state.shape != expected:
+                raise ValueError(
+                    f"the cached state has shape {list(layer.state.shape)}; this model and batch need "
+                    f"[batch, heads, K, D] = {list(expected)}"
+                )
 
 
 def can_read(tensor: torch.Tensor) -> bool:
@@ -463,7 +451,9 @@ class DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2PreTrainedModel, Generat
                 "has one form and a constant size"
             )
         if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = DecayFastWeightCache(self.config)
+            cache = model_kwargs["past_key_values"] = DecayFastWeightCache(self.config)
+            if generation_config.is_assistant:  # the main model will take back what it does not accept
+                cache.activate_past_recording()
 
     def init_continuous_batching(self, *args, **kwargs):
         # The library's continuous batching pages keys and values; a recurrent state would silently be left out.

@@ -364,7 +364,7 @@ class TestBadInput:
             ({"n_head": 5}, "n_embd=32 must be a multiple of n_head=5"),
             ({"n_layer": 0}, "n_layer=0 must be at least 1"),
             ({"state_size": -2}, "state_size=-2"),
-            ({"config_version": 2}, "newer release.*Upgrade seqzoo"),
+            ({"config_version": 3}, "newer release.*Upgrade seqzoo"),
         ],
         ids=str,
     )
@@ -379,7 +379,7 @@ class TestBadInput:
     def test_a_newer_config_file(self, model, tmp_path):
         model.save_pretrained(tmp_path)
         config = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps(config | {"config_version": 2}))
+        (tmp_path / "config.json").write_text(json.dumps(config | {"config_version": 3}))
         with pytest.raises(ValueError, match="newer release"):
             AutoModelForCausalLM.from_pretrained(tmp_path)
 
