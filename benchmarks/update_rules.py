@@ -55,8 +55,8 @@ class Settings:
     recall_size: dict[str, int] = field(
         default_factory=lambda: {"n_embd": 64, "n_layer": 2, "n_head": 1, "n_inner": 64}
     )
-    recall_initializer_range: float = 0.14
-    recall_steps: int = 400
+    recall_initializer_range: float = 0.1
+    recall_steps: int = 320
     recall_batch_size: int = 64
     recall_lr: float = 5e-3
     contexts: tuple[int, ...] = (128, 4096)
@@ -101,8 +101,17 @@ class Variant:
 VARIANTS = {
     SOFTMAX: Variant("the teacher; converted: trained on", {"attn_pdrop": 0.0}, model_type="gpt2"),
     DECAY: Variant("Mao 2022"),
-    "decay, key side": Variant("Mao 2022 with one gate, as GLA", {"gate_sides": "key"}),
-    "decay, value side": Variant("Mao 2022 with the other gate", {"gate_sides": "value"}),
+    "decay (key side)": Variant("one gate of Mao 2022, as in GLA", {"gate_sides": "key"}),
+    "gated + elu + norm": Variant("as RFA", {"update_rule": "gated", "feature_map": "elu", "normalize": True}),
+    "gated": Variant("RFA's gate without a map", {"update_rule": "gated"}),
+    "delta + dpfp": Variant("Schlag et al. 2021", {"update_rule": "delta", "feature_map": "dpfp"}),
+    "delta": Variant("DeltaNet's rule without a map", {"update_rule": "delta"}),
+    "sum + elu + norm": Variant("linear attention", {"update_rule": "sum", "feature_map": "elu", "normalize": True}),
+    "sum + relu + norm": Variant("T2R", {"update_rule": "sum", "feature_map": "relu", "normalize": True}),
+    "sum + hedgehog + norm": Variant(
+        "Hedgehog's map", {"update_rule": "sum", "feature_map": "hedgehog", "normalize": True}
+    ),
+    "decay + softmax layer": Variant("a hybrid: the last layer keeps attention", {"softmax_layers": [1]}),
 }
 
 

@@ -187,6 +187,16 @@ def sentences(result: dict) -> list[str]:
             f"{what}, the paper's order (decay ahead of gated, delta and sum) does not appear at this scale: "
             f"{'; '.join(parts)}."
         )
+    kept = {
+        name: mean(values["share_kept"].values())
+        for name, values in result["values"].items()
+        if name != SOFTMAX and values.get("share_kept")
+    }
+    best, worst = max(kept, key=kept.get), min(kept, key=kept.get)
+    lines.append(
+        f"Converted, {best} keeps most of the teacher ({kept[best]:.1%}) and {worst} least ({kept[worst]:.1%}); decay "
+        f"keeps {kept[DECAY]:.1%}."
+    )
     recall = {
         name: mean(values["recall"].values()) for name, values in result["values"].items() if values.get("recall")
     }

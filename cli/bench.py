@@ -2,6 +2,7 @@
 
 seqzoo bench                 all of them, into benchmarks/results/*.json and benchmarks/RESULTS.md
 seqzoo bench generation      one of them; RESULTS.md keeps the others' last results
+seqzoo bench update_rules    trains for long: stopped, it goes on from runs/update_rules
 """
 
 import argparse

@@ -9,4 +9,5 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
     loop.py           the Accelerate loop and the state of a run
     checkpointing.py  checkpoints and files that are complete or absent (docs/checkpoints.md)
     causal_lm.py      next-token prediction; run it with accelerate launch or `seqzoo train`
+    recall.py         associative recall, the synthetic task of the comparison of update rules
 """
