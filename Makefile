@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints-cpu.txt
 PIP := $(BIN)/pip install --quiet
 
-.PHONY: help setup demo test test-slow test-gpu test-all lint format bench clean
+.PHONY: help setup demo test test-slow test-gpu test-all conformance lint format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -42,8 +42,12 @@ test-slow: setup  ## what takes minutes
 test-gpu: setup  ## what needs a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-test-all: setup  ## everything
+test-all: setup  ## everything but conformance
 	$(BIN)/python -m pytest
+
+conformance: setup  ## the suites that transformers has for its own models, over every model of the zoo
+	$(BIN)/python tests/conformance/library.py
+	$(BIN)/python -m pytest tests/conformance/conformance.py -rfEsx --no-fold-skipped
 
 lint: setup  ## style and format
 	$(BIN)/ruff check .

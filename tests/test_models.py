@@ -173,6 +173,22 @@ def test_generation_goes_on_from_a_returned_cache(row, model):
     assert torch.equal(second.sequences, model.generate(longer, attention_mask=mask, **options).sequences)
 
 
+@pytest.mark.parametrize("draft", ["assistant", "prompt lookup"])
+def test_assisted_generation_equals_greedy(row, model, draft):
+    ids = row.inputs(batch=1, time=9).repeat(1, 2)  # something to look up
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 30, "min_new_tokens": 30, "do_sample": False}
+    greedy = model.generate(ids, **options)
+    if draft == "assistant":
+        assistant = row.build()
+        with torch.no_grad():  # right most of the time
+            for parameter in assistant.parameters():
+                parameter.mul_(1 + 0.05 * torch.randn_like(parameter))
+        assisted = model.generate(ids, assistant_model=assistant, **options)
+    else:
+        assisted = model.generate(ids, prompt_lookup_num_tokens=4, **options)
+    assert torch.equal(assisted, greedy)
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(row):
     plain, checkpointed = row.build(), row.build()
     checkpointed.gradient_checkpointing_enable()

@@ -96,8 +96,8 @@ class FastWeightCacheLayer(LinearAttentionLayer, CacheLayerMixin):
             raise ValueError(f"crop({tokens_to_remove}): give the number of tokens to remove as a negative number")
         if kept < 0:
             raise ValueError(
-                f"crop({tokens_to_remove}) goes back further than what is kept: the inputs of {recorded} tokens, those "
-                "since activate_past_recording() or the last crop()"
+                f"crop({tokens_to_remove}) goes back further than what is kept: the inputs of {recorded} tokens, "
+                "those since activate_past_recording() or the last crop()"
             )
         if tokens_to_remove:
             self.recurrent_states[0] = self.past_state

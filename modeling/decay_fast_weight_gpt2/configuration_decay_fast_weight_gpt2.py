@@ -60,8 +60,8 @@ class DecayFastWeightGPT2Config(PreTrainedConfig):
             `"identity"`: nothing, the paper's final choice.
             `"elu"`: `1 + elu(x)` (Katharopoulos et al. 2020).
             `"relu"`: `relu(W x + b)`, learned (T2R: Kasai et al. 2021, arXiv 2103.13076).
-            `"dpfp"`: products of rectified neighbours, `r_i r_{i+n}` for r = relu([x, -x]) and n = 1, ..., state_size /
-            (2 head_dim) (Schlag et al. 2021).
+            `"dpfp"`: products of rectified neighbours, `r_i r_{i-n}` for r = relu([x, -x]) and n = 1, ...,
+            `state_size / (2 head_dim)` (Schlag et al. 2021).
             `"softmax"`: softmax over the channels of x.
             `"hedgehog"`: `[softmax(W x), softmax(-W x)]`, learned, W starts as the identity where it is square (Zhang
             et al. 2024, arXiv 2402.04347).
@@ -71,18 +71,18 @@ class DecayFastWeightGPT2Config(PreTrainedConfig):
             is a weighted sum (not `"delta"`). The paper's final choice is none.
         gate_sides (`str`, *optional*): Of the decay rule. `"both"` (what `None` becomes) is the paper's gate `G_t =
             b_t a_t^T`; `"key"` leaves `a_t` at 1, `"value"` leaves `b_t` at 1.
-        gate_init (`float` or `"uniform"`, *optional*): Bias of the gate logits. A number `c` is the constant bias: of a
-            memory cell `sigmoid(c)` is kept (or, delta rule, written) a step and gated side. `None` becomes 2.0, or 0.0
-            for the delta rule. `"uniform"` (decay rule) is uniform gate initialisation: the gates start uniform in
-            `[1/n, 1 - 1/n]`, n the size of the side, as the paper's reference tests draw them; two such sides forget
-            fast (a quarter is kept a step).
+        gate_init (`float` or `"uniform"`, *optional*): Bias of the gate logits. A number `c` is the constant bias:
+            of a memory cell `sigmoid(c)` is kept (or, delta rule, written) a step and gated side. `None` becomes 2.0,
+            or 0.0 for the delta rule. `"uniform"` (decay rule) is uniform gate initialisation: the gates start uniform
+            in `[1/n, 1 - 1/n]`, n the size of the side, as the paper's reference tests draw them; two such sides
+            forget fast (a quarter is kept a step).
         gate_rank (`int`, *optional*): Of the decay rule: rank of the gate projections; `None` is the paper's full
             matrices.
         read_before_write (`bool`, defaults to `False`): Of the delta rule: a step reads the memory as it was before
             its own write, as the paper's reference kernels do.
         state_size (`int`, *optional*): Key size K of a head's memory [K, D]; `None` is the head size, or twice that
-            for `"dpfp"` and `"hedgehog"`. With `"identity"`, `"elu"` and `"softmax"` it is the size of the query and key
-            projections, which cannot come from a GPT-2 checkpoint when it is not the head size and start anew.
+            for `"dpfp"` and `"hedgehog"`. With `"identity"`, `"elu"` and `"softmax"` it is the size of the query and
+            key projections, which cannot come from a GPT-2 checkpoint when it is not the head size and start anew.
         scale (`float`, *optional*): Factor of the query. `None` is `(n_embd / n_head) ** -0.5`, GPT-2's own, so that a
             converted model starts from the scores `q k^T` that its weights were trained for; the paper's kernels do
             not scale (1.0). `None` is 1.0 for the delta rule, whose queries are scaled already. Refused where
@@ -98,8 +98,8 @@ class DecayFastWeightGPT2Config(PreTrainedConfig):
         config_version (`int`, defaults to 2): Written with the config; a config of a newer version is refused.
 
     Raises:
-        ValueError: a choice that does not exist, options that do not go together, sizes that do not fit, or a config of
-            a newer version.
+        ValueError: a choice that does not exist, options that do not go together, sizes that do not fit, or a config
+            of a newer version.
     """
 
     model_type = "decay_fast_weight_gpt2"
@@ -183,8 +183,8 @@ class DecayFastWeightGPT2Config(PreTrainedConfig):
             raise ValueError(f"gate_init={self.gate_init!r} must be a finite number or 'uniform'")
         if self.feature_map == "dpfp" and self.key_dim % (2 * self.head_dim):
             raise ValueError(
-                f"state_size={self.state_size}: dpfp makes 2 * head_dim = {2 * self.head_dim} features at a time, so it "
-                "must be a multiple of that"
+                f"state_size={self.state_size}: dpfp makes 2 * head_dim = {2 * self.head_dim} features at a time, so "
+                "it must be a multiple of that"
             )
         if self.feature_map == "hedgehog" and self.key_dim % 2:
             raise ValueError(f"state_size={self.state_size}: hedgehog makes features in pairs, so it must be even")
@@ -194,13 +194,13 @@ class DecayFastWeightGPT2Config(PreTrainedConfig):
             return
         if self.update_rule == "delta":
             raise ValueError(
-                "normalize=True has no meaning for update_rule='delta': what it writes depends on what is stored, so the "
-                "memory is no weighted sum to be divided by its weights"
+                "normalize=True has no meaning for update_rule='delta': what it writes depends on what is stored, so "
+                "the memory is no weighted sum to be divided by its weights"
             )
         if self.feature_map == "identity":
             raise ValueError(
-                "normalize=True needs weights q k^T that are not negative; feature_map='identity' gives any sign. Choose "
-                "elu, relu, dpfp, softmax or hedgehog."
+                "normalize=True needs weights q k^T that are not negative; feature_map='identity' gives any sign. "
+                "Choose elu, relu, dpfp, softmax or hedgehog."
             )
         if self.update_rule == "decay" and self.gate_sides != "key":
             raise ValueError(
@@ -216,7 +216,8 @@ class DecayFastWeightGPT2Config(PreTrainedConfig):
             0 <= layer < self.n_layer for layer in self.softmax_layers
         ):
             raise ValueError(
-                f"softmax_layers={self.softmax_layers} must be different layers from 0 to n_layer - 1 = {self.n_layer - 1}"
+                f"softmax_layers={self.softmax_layers} must be different layers from 0 to n_layer - 1 = "
+                f"{self.n_layer - 1}"
             )
         if len(self.softmax_layers) == self.n_layer:
             raise ValueError("softmax_layers names every layer: that is GPT-2 itself (model_type 'gpt2')")

@@ -1,8 +1,8 @@
 """From a GPT-2 checkpoint to the start of a Decaying Fast Weight GPT-2: the config and the weights that both share.
 
 Swap, then fine-tune (Mao 2022): everything of GPT-2 but the softmax is kept. Embeddings, layer norms, MLPs, value and
-output projections are GPT-2's, and so are query and key projections unless their size changes (`state_size`). Gates and
-learned feature maps are new. Layers in `softmax_layers` stay as they are.
+output projections are GPT-2's, and so are query and key projections unless their size changes (`state_size`). Gates
+and learned feature maps are new. Layers in `softmax_layers` stay as they are.
 """
 
 from dataclasses import fields

@@ -2,8 +2,8 @@ r"""Decaying Fast Weight GPT-2: constant time and memory a token, from GPT-2's w
 
 GPT-2 block for block, except that a memory per head takes the place of attention (H. H. Mao, "Fine-Tuning Pre-trained
 Transformers into Decaying Fast Weights", EMNLP 2022, arXiv 2210.04243). `memory_decay_fast_weight_gpt2.py` has the
-equations: the paper's decay rule and those that it compares with. q, k, v come from GPT-2's `c_attn` and the result goes
-through its `c_proj`, so all weights but gates and learned feature maps can be a GPT-2's:
+equations: the paper's decay rule and those that it compares with. q, k, v come from GPT-2's `c_attn` and the result
+goes through its `c_proj`, so all weights but gates and learned feature maps can be a GPT-2's:
 [`DecayFastWeightGPT2LMHeadModel.from_gpt2`].
 """
 
@@ -31,7 +31,10 @@ from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import DecayFastWeightCache, FastWeightCacheLayer
+from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import (
+    DecayFastWeightCache,
+    FastWeightCacheLayer,
+)
 from seqzoo.modeling.decay_fast_weight_gpt2.configuration_decay_fast_weight_gpt2 import DecayFastWeightGPT2Config
 from seqzoo.modeling.decay_fast_weight_gpt2.convert_gpt2_decay_fast_weight_gpt2 import (
     config_from_gpt2,
@@ -122,7 +125,6 @@ class DecayFastWeightGPT2PreTrainedModel(PreTrainedModel):
                 f"the weights in {pretrained_model_name_or_path} cannot be read ({error}): the safetensors file is "
                 "truncated or damaged. Copy or download it again."
             ) from error
-
 
     def save_state(self, past_key_values: DecayFastWeightCache, path: str | Path) -> None:
         """Writes the state that a call of this model left to one safetensors file; see [`load_state`].
@@ -305,7 +307,9 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
         for index, layer in enumerate(cache.layers):
             softmax = index in self.config.softmax_layers
             if softmax == isinstance(layer, FastWeightCacheLayer):
-                raise ValueError(f"the cache is of a model with other softmax_layers than {self.config.softmax_layers}")
+                raise ValueError(
+                    f"the cache is of a model with softmax_layers other than {self.config.softmax_layers}"
+                )
             if not softmax and layer.state is not None and layer.state.shape != expected:
                 raise ValueError(
                     f"the cached state has shape {list(layer.state.shape)}; this model and batch need "

@@ -51,7 +51,7 @@ def load_state(model: PreTrainedModel, path: str | Path) -> DecayFastWeightCache
     try:
         with safe_open(path, "pt", device=str(model.device)) as file:
             facts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise OSError(f"the state {path} is damaged or no safetensors file ({error}); save it again") from error
     if facts.get("format") != FORMAT:

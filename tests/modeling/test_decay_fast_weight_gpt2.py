@@ -137,16 +137,15 @@ class TestState:
             model(ROW.inputs(batch=3), past_key_values=cache)
         with pytest.raises(ValueError, match="model of 3 layers, this one has 2"):
             model(ids, past_key_values=DecayFastWeightCache(DecayFastWeightGPT2Config(**TINY_GPT2 | {"n_layer": 3})))
-        with pytest.raises(ValueError, match="cannot forget"):
-            cache.crop(-1)
+        hybrid = ROW.build(softmax_layers=[1])
+        with pytest.raises(ValueError, match=r"softmax_layers other than \[1\]"):
+            hybrid(ids, past_key_values=cache)
+        with pytest.raises(ValueError, match=r"softmax_layers other than \[\]"):
+            model(ids, past_key_values=hybrid(ids).past_key_values)
 
     def test_continuous_batching_is_refused(self, model):
         with pytest.raises(ValueError, match="continuous batching"):
             model.generate_batch([[5, 6, 7]], max_new_tokens=2)
-
-    def test_assisted_decoding_is_refused_by_the_library(self, model):
-        with pytest.raises(ValueError, match="stateful"):
-            model.generate(ROW.inputs(batch=1), prompt_lookup_num_tokens=2, max_new_tokens=4)
 
 
 class TestPositions:
@@ -353,9 +352,25 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("field", "message"),
         [
-            ({"update_rule": "delta"}, "update_rule='delta' is not supported; choose from decay"),
-            ({"feature_map": "elu"}, "feature_map='elu'"),
-            ({"normalize": True}, "normalize=True"),
+            ({"update_rule": "hebb"}, "update_rule='hebb' is not supported; choose from decay, gated, delta, sum"),
+            ({"feature_map": "tanh"}, "feature_map='tanh' is not supported; choose from identity, elu"),
+            ({"normalize": True}, "weights q k\\^T that are not negative.*Choose elu"),
+            ({"normalize": True, "feature_map": "elu"}, "gate_sides='both'.*Set gate_sides='key'"),
+            ({"normalize": True, "feature_map": "elu", "update_rule": "delta"}, "no weighted sum"),
+            ({"normalize": True, "feature_map": "elu", "update_rule": "sum", "scale": 2.0}, "scale=2.0 has no effect"),
+            (
+                {"update_rule": "sum", "gate_init": 1.0},
+                "gate_init=1.0 means nothing to update_rule='sum'.*leave it",
+            ),
+            ({"update_rule": "gated", "gate_sides": "key"}, "gate_sides='key' means nothing to update_rule='gated'"),
+            ({"update_rule": "delta", "gate_rank": 2}, "gate_rank=2 means nothing to update_rule='delta'"),
+            ({"read_before_write": True}, "read_before_write=True means nothing to update_rule='decay'.*delta"),
+            ({"update_rule": "gated", "gate_init": "uniform"}, "gate_init='uniform' spreads the channels"),
+            ({"feature_map": "dpfp", "state_size": 20}, "state_size=20: dpfp makes 2 \\* head_dim = 16 features"),
+            ({"feature_map": "hedgehog", "state_size": 5}, "state_size=5: hedgehog makes features in pairs"),
+            ({"softmax_layers": [2]}, "different layers from 0 to n_layer - 1 = 1"),
+            ({"softmax_layers": [1, 1]}, "different layers"),
+            ({"softmax_layers": [0, 1]}, "names every layer: that is GPT-2 itself"),
             ({"gate_sides": "none"}, "choose from both, key, value"),
             ({"position_embedding_type": "rotary"}, "choose from learned, learned_clamped, none"),
             ({"gate_init": "ones"}, "a finite number or 'uniform'"),

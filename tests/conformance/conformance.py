@@ -1,0 +1,95 @@
+"""The library's own suites over every row of `model_table.py`: `make conformance`.
+
+Not named `test_*.py`: a run of `tests/` leaves it out, because it needs what `library.py` downloads. Tests that a row
+is known to fail stand in its `conformance`, each with the reason; one that begins to pass is a failure too.
+"""
+
+import functools
+import unittest
+from contextlib import nullcontext
+
+import pytest
+import torch
+import transformers
+from conformance.library import load
+from model_table import MODELS, Row
+from transformers import AutoConfig, PreTrainedConfig
+
+import seqzoo
+
+
+ConfigTester = load("test_configuration_common").ConfigTester
+TrainingTesterMixin = load("test_training_mixin").TrainingTesterMixin
+GenerationTesterMixin = load("test_modeling_common").GenerationTesterMixin
+ModelTesterMixin = load("test_modeling_common").ModelTesterMixin
+
+# The suites look up in these tables what a class is for: which labels it takes, whether it has a loss. Registration,
+# being for models outside of the library, leaves them alone.
+for model_type, (_, model_names) in seqzoo.MODELS.items():
+    for auto_name, model_name in model_names.items():
+        getattr(transformers, auto_name)._model_mapping._model_mapping[model_type] = model_name
+
+
+class ModelTester:
+    """What the suites ask about a model, by the names that they use."""
+
+    is_training = True
+    batch_size = 13
+    seq_length = 7
+
+    def __init__(self, row: Row):
+        self.row = row
+        self.num_hidden_layers = self.get_config().num_hidden_layers
+        self.hidden_size = self.get_config().hidden_size
+        self.causal_lm_class = getattr(seqzoo, seqzoo.MODELS[row.model_type][1].get("AutoModelForCausalLM", ""), None)
+
+    def get_config(self) -> PreTrainedConfig:
+        return AutoConfig.for_model(self.row.model_type, **self.row.config)
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+        ids = self.row.inputs(self.batch_size, self.seq_length)
+        return self.get_config(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+class Suites(ModelTesterMixin):
+    # The suite takes a file without a year of copyright for too old to be held to this.
+    test_can_init_all_missing_weights_before_2023 = True
+
+    def test_config(self):
+        row = self.model_tester.row
+        ConfigTester(self, type(self.model_tester.get_config()), **row.config).run_common_tests()
+
+
+def suites(row: Row) -> type[unittest.TestCase]:
+    """The suites that are for a model of this kind, over one row."""
+    classes = tuple(getattr(seqzoo, name) for name in seqzoo.MODELS[row.model_type][1].values())
+    tester = ModelTester(row)
+    bases = [Suites]
+    if any(model_class.can_generate() for model_class in classes):
+        bases.append(GenerationTesterMixin)
+    if tester.causal_lm_class is not None:
+        bases.append(TrainingTesterMixin)
+    attributes = {
+        "all_model_classes": classes,
+        "model_tester": tester,
+        "has_attentions": "attentions" in (classes[0]._can_record_outputs or {}),
+        "test_resize_position_embeddings": hasattr(tester.get_config(), "max_position_embeddings"),
+    }
+    case = type(row.name, (*bases, unittest.TestCase), attributes)
+    for test, reason in row.conformance.items():
+        setattr(case, test, known_to_fail(getattr(case, test), reason))
+    return case
+
+
+def known_to_fail(test, reason: str):
+    """`test` as an expected failure, without subtests: where only these fail, pytest takes the test for passed."""
+
+    @functools.wraps(test)
+    def without_subtests(self):
+        self.subTest = lambda *args, **kwargs: nullcontext()
+        test(self)
+
+    return pytest.mark.xfail(reason=reason, strict=True)(without_subtests)
+
+
+globals().update({row.name: suites(row) for row in MODELS})
