@@ -169,7 +169,7 @@ def converted_recipes(variant: Variant, settings: Settings, seed: int, folder: P
                 "tokenizer.vocab_size=null",
                 *_common(settings, seed + 1000),  # other batches than the teacher's
                 *_length(settings.fine_tuning_steps // len(variant.stages), settings.fine_tuning_lr),
-                *(override.format(teacher=teacher) for override in overrides),
+                *(override.replace("{teacher}", str(teacher)) for override in overrides),
             ]
         )
     return recipes
@@ -219,20 +219,22 @@ class Grid:
             made_with = {
                 "config": self.recall_config(variant),
                 "task": asdict(settings.recall),
-                "training": asdict(self.recall_training(cell.seed)),
+                "training": asdict(self.recall_training(cell.seed)) | {"output_dir": None},
             }
         else:
-            made_with = {"recipes": [[f"{variant.model_type}/demo", *recipe] for recipe in self.recipes(cell)]}
+            # The work folder does not matter, so paths are those inside it.
+            made_with = {"recipe": f"{variant.model_type}/demo", "overrides": self.recipes(cell, Path())}
             if cell.measurement == CONVERTED:
-                teacher = from_scratch_recipe(self.variants[SOFTMAX], settings, cell.seed)
-                made_with["teacher"] = teacher
-        return json.loads(json.dumps(made_with))
+                made_with["teacher"] = from_scratch_recipe(self.variants[SOFTMAX], settings, cell.seed)
+        versions = {name: version for name, version in describe().items() if name not in ("processor", "date")}
+        return json.loads(json.dumps(made_with | {"versions": versions}))
 
-    def recipes(self, cell: Cell) -> list[list[str]]:
+    def recipes(self, cell: Cell, folder: Path) -> list[list[str]]:
+        """The overrides of each training that the cell takes."""
         variant = self.variants[cell.name]
         if cell.measurement == FROM_SCRATCH:
             return [from_scratch_recipe(variant, self.settings, cell.seed)]
-        return converted_recipes(variant, self.settings, cell.seed, self.folder)
+        return converted_recipes(variant, self.settings, cell.seed, folder)
 
     def recall_config(self, variant: Variant) -> dict[str, Any]:
         task, settings = self.settings.recall, self.settings
@@ -276,7 +278,7 @@ class Grid:
             config = AutoConfig.for_model(variant.model_type, **self.recall_config(variant))
             result = train_recall(config, self.settings.recall, self.recall_training(cell.seed))
         else:
-            for i, recipe in enumerate(self.recipes(cell)):
+            for i, recipe in enumerate(self.recipes(cell, self.folder)):
                 is_teacher = (cell.measurement, cell.name) == (FROM_SCRATCH, SOFTMAX)
                 output = teacher_folder(self.folder, cell.seed) if is_teacher else self.folder / f"stage_{i}"
                 placed = [*recipe, f"training.output_dir={output}", "training.overwrite=true"]
@@ -287,6 +289,10 @@ class Grid:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = {"made_with": self.made_with(cell), "result": result, "seconds": time.perf_counter() - started}
         write_text(path, json.dumps(kept, indent=2) + "\n")
+
+    def parameters(self, name: str) -> int:
+        """Of the language model."""
+        return self.result(Cell(CONVERTED, name, self.settings.seeds[0]))["parameters"]
 
     def time_left(self, todo: Sequence[Cell]) -> str:
         """How long these will take, by what others of their kind took; nothing before each kind was measured."""
@@ -328,8 +334,9 @@ def run(
         folder: the work folder.
 
     Returns:
-        `machine`, `settings`, `variants`, `rules` (variant -> update rule), `values` (variant -> measure -> seed ->
-        value), `comparison` (see [`compare`]), `papers_order`, `decoding`, and no `bars`.
+        `machine`, `settings`, `variants` (`about`, `config`, `parameters`), `rules` (variant -> update rule), `values`
+        (variant -> measure -> seed -> value), `comparison` (see [`compare`]), `papers_order`, `decoding`, and no
+        `bars`, for none was promised.
     """
     grid = Grid(settings, variants, folder)
     with one_thread():
@@ -346,7 +353,10 @@ def run(
     return {
         "machine": describe(),
         "settings": asdict(settings),
-        "variants": {name: {"about": variant.about, "config": variant.config} for name, variant in variants.items()},
+        "variants": {
+            name: {"about": variant.about, "config": variant.config, "parameters": grid.parameters(name)}
+            for name, variant in variants.items()
+        },
         "rules": rules,
         "values": values,
         "comparison": comparison,

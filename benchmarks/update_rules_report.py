@@ -119,7 +119,8 @@ def _table(result: dict) -> str:
     heads += [f"recall, {count} pairs" for count in pairs]
     heads += [f"ms a token at {int(context):,}" for context in contexts]
     heads += [f"state at {int(context):,} (kB)" for context in contexts]
-    lines = ["| variant | stands for | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
+    heads = ["variant", "stands for", "parameters (thousands)", *heads]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, variant in result["variants"].items():
         values = result["values"][name]
         cells = [
@@ -132,7 +133,8 @@ def _table(result: dict) -> str:
         decoding = result["decoding"].get(name)
         cells += [f"{decoding[context]['ms_per_token']:.2f}" if decoding else "" for context in contexts]
         cells += [f"{decoding[context]['cache_bytes'] / 1e3:,.0f}" if decoding else "" for context in contexts]
-        lines.append(f"| {name} | {variant['about']} | " + " | ".join(cells) + " |")
+        cells = [name, variant["about"], f"{variant['parameters'] / 1e3:.0f}", *cells]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -1,10 +1,12 @@
 """The comparison of update rules: a tiny grid from end to end, what is kept, and the verdicts on made-up numbers."""
 
 import json
+import re
 import shutil
 
 import pytest
 
+from seqzoo.__main__ import main
 from seqzoo.benchmarks import update_rules
 from seqzoo.benchmarks.update_rules import DECAY, SOFTMAX, VARIANTS, Cell, Grid, Settings, Variant, run, to_markdown
 from seqzoo.benchmarks.update_rules_report import compare, papers_order, sentences, verdict
@@ -55,7 +57,7 @@ def measured(text, tmp_path_factory):
     return folder, settings, run(lambda line: None, settings=settings, variants=FEW, folder=folder)
 
 
-def test_a_grid_from_end_to_end(measured, tmp_path):
+def test_a_grid_from_end_to_end(measured):
     _, _, result = measured
     assert json.loads(json.dumps(result))["values"] == result["values"]
     assert {name: set(row) for name, row in result["values"].items()} == {
@@ -72,8 +74,14 @@ def test_a_grid_from_end_to_end(measured, tmp_path):
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
     assert rows.count(SOFTMAX) == rows.count(ALIGNED) == 2  # measures, differences
     assert rows.count(DECAY) == 1
-    update_rules.draw(result, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_writes_table_numbers_and_plot(measured, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(update_rules, "run", lambda progress: measured[2])
+    assert main(["bench", "update_rules", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "results" / "update_rules.json").read_text())["values"] == measured[2]["values"]
+    (plot,) = re.findall(r"!\[.*\]\((.*)\)", (tmp_path / "RESULTS.md").read_text())
+    assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_was_measured_is_not_measured_again(measured, text, tmp_path):
@@ -81,18 +89,17 @@ def test_what_was_measured_is_not_measured_again(measured, text, tmp_path):
     shutil.copytree(measured[0], folder)
     settings = tiny(text)
 
-    def todo(settings, folder=folder):
+    def todo(settings):
         grid = Grid(settings, FEW, folder)
         return {(cell.measurement, cell.name) for cell in grid.cells if grid.result(cell) is None}
 
-    # The work folder is part of a conversion's recipe, so the copy is compared where it was measured.
-    assert not todo(settings, measured[0])
+    assert not todo(settings)
     # Another length of fine-tuning concerns the conversions, another teacher them and itself.
     conversions = {("converted", name) for name in FEW}
-    assert todo(tiny(text, fine_tuning_steps=4), measured[0]) == conversions
+    assert todo(tiny(text, fine_tuning_steps=4)) == conversions
     everything_on_text = conversions | {("from_scratch", SOFTMAX), ("from_scratch", DECAY)}
-    assert todo(tiny(text, steps=3), measured[0]) == everything_on_text
-    assert todo(tiny(text, recall_lr=1e-3), measured[0]) == {("recall", SOFTMAX), ("recall", DECAY)}
+    assert todo(tiny(text, steps=3)) == everything_on_text
+    assert todo(tiny(text, recall_lr=1e-3)) == {("recall", SOFTMAX), ("recall", DECAY)}
     # Without the teacher's weights it has to be trained again.
     shutil.rmtree(folder / "teacher_0")
     assert ("from_scratch", SOFTMAX) in todo(settings)
