@@ -244,7 +244,12 @@ def _decoding_times(progress: Callable[[str], None]) -> dict[str, dict[str, floa
     progress(f"a token of models of GPT-2-small's size, {DECODING_STEPS} steps each")
     positions = DECODING_CONTEXT + 2 * DECODING_STEPS
     models = {
-        "ours, decay": DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2Config(n_positions=positions)),
+        **{
+            f"ours, {rule}": DecayFastWeightGPT2LMHeadModel(
+                DecayFastWeightGPT2Config(n_positions=positions, update_rule=rule)
+            )
+            for rule in ("decay", "delta", "gated", "sum")
+        },
         "GPT-2, dynamic cache": GPT2LMHeadModel(GPT2Config(n_positions=positions)),
         "Mamba, torch path": MambaForCausalLM(MambaConfig(num_hidden_layers=24)),
     }

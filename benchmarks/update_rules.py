@@ -167,7 +167,7 @@ def converted_recipes(variant: Variant, settings: Settings, seed: int, folder: P
             [
                 *start,
                 "tokenizer.vocab_size=null",
-                *_common(settings, seed + 1000),  # other batches than the teacher's
+                *_common(settings, seed + 1000 * (i + 1)),  # each stage reads other batches, and so did the teacher
                 *_length(settings.fine_tuning_steps // len(variant.stages), settings.fine_tuning_lr),
                 *(override.replace("{teacher}", str(teacher)) for override in overrides),
             ]
