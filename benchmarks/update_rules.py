@@ -51,12 +51,10 @@ class Settings:
     fine_tuning_steps: int = 100
     fine_tuning_lr: float = 2e-3
     held_out_tokens: int = 20_000
-    recall: RecallTask = field(default_factory=RecallTask)
-    recall_size: dict[str, int] = field(
-        default_factory=lambda: {"n_embd": 64, "n_layer": 2, "n_head": 1, "n_inner": 64}
-    )
-    recall_initializer_range: float = 0.1
-    recall_steps: int = 320
+    recall: RecallTask = field(default_factory=lambda: RecallTask(pairs=(2, 4), length=16, keys=16))
+    recall_size: dict[str, int] = field(default_factory=lambda: {"n_embd": 64, "n_layer": 2, "n_head": 1})
+    recall_initializer_range: float = 0.2
+    recall_steps: int = 600
     recall_batch_size: int = 64
     recall_lr: float = 5e-3
     contexts: tuple[int, ...] = (128, 4096)
@@ -253,7 +251,7 @@ class Grid:
             steps=steps,
             warmup_steps=steps // 15,
             lr=self.settings.recall_lr,
-            schedule="constant",  # with a decaying rate, softmax attention needs twice the steps to begin to recall
+            schedule="constant",  # with a decaying rate, softmax attention begins to recall later, or not at all
             batch_size=self.settings.recall_batch_size,
             seed=seed,
             output_dir=str(self.folder / "recall"),

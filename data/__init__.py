@@ -7,4 +7,5 @@ optimisation (`trainers/`), measures of quality (`metrics/`).
     text.py            a source (embedded, files, Hub) becomes documents to train on and documents held out
     text_tokenizer.py  an existing tokenizer, or a byte-level BPE trained on the documents
     text_packing.py    documents become one long row of tokens, and that row an endless stream of batches
+    recall.py          associative recall, a synthetic task: sequences of keys and values, and their stream
 """
