@@ -53,8 +53,8 @@ class Settings:
     held_out_tokens: int = 20_000
     recall: RecallTask = field(default_factory=lambda: RecallTask(pairs=(2, 4), length=16, keys=16))
     recall_size: dict[str, int] = field(default_factory=lambda: {"n_embd": 64, "n_layer": 2, "n_head": 1})
-    recall_initializer_range: float = 0.2
-    recall_steps: int = 600
+    recall_initializer_range: float = 0.14
+    recall_steps: int = 700
     recall_batch_size: int = 64
     recall_lr: float = 5e-3
     contexts: tuple[int, ...] = (128, 4096)
