@@ -9,12 +9,14 @@ The result loads with plain transformers and trust_remote_code=True, where seqzo
 import argparse
 from pathlib import Path
 
+from seqzoo.hub_cards.model_folder import WEIGHTS_LICENSE
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="folder of a training run or of save_pretrained")
     parser.add_argument("out", type=Path, help="folder to make; must not exist yet, or be empty")
     parser.add_argument(
-        "--license", default="apache-2.0", help="licence of the weights, as the Hub names it (%(default)s)"
+        "--license", default=WEIGHTS_LICENSE, help="licence of the weights, as the Hub names it (%(default)s)"
     )
 
 
@@ -25,9 +27,10 @@ def run(args: argparse.Namespace) -> int:
 
     for path in export(args.model, args.out, license=args.license):
         print(path)
-    task = ModelCard.load(args.out / "README.md").data.pipeline_tag
+    card = ModelCard.load(args.out / "README.md").data
+    remote_code = ", trust_remote_code=True" if "custom_code" in card.tags else ""
     print(f"""
 from transformers import pipeline
-pipe = pipeline("{task}", model="{args.out}", trust_remote_code=True)
+pipe = pipeline("{card.pipeline_tag}", model="{args.out}"{remote_code})
 print(pipe("The history of"))""")
     return 0

@@ -6,11 +6,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Template
 from transformers import PreTrainedModel
 
+from seqzoo import MODELS
 
-# The transformers releases that exports were loaded with, in an environment without seqzoo.
+
+# The transformers releases that exports were loaded with, in environments without seqzoo: see
+# tests/hub_cards/test_transformers_versions.py.
 PROVEN_TRANSFORMERS = ">=5.17,<=5.23"
 
 METRICS_SCHEMA = 1
@@ -49,7 +54,8 @@ def model_card(
 
     Args:
         model (`PreTrainedModel`):
-            Its config carries `auto_map`; the file `<model_type>.md` of this folder says what it is.
+            The file `<model_type>.md` of this folder, a template that is given the config, says what it is;
+            `library_model.md`, if it is not of the zoo.
         name (`str`):
             Title of the card and name of the repository.
         license (`str`):
@@ -64,22 +70,26 @@ def model_card(
     """
     config = model.config
     room = files("seqzoo.hub_cards")
-    text = room / f"{config.model_type}.md"
+    of_zoo = config.model_type in MODELS
+    text = room / (f"{config.model_type}.md" if of_zoo else "library_model.md")
     if not text.is_file():
         raise FileNotFoundError(
             f"{text} is missing: write what a {config.model_type} is, its limits and its citation."
         )
-    about = ModelCard(text.read_text(encoding="utf-8"))
+    about = ModelCard(Template(text.read_text(encoding="utf-8"), keep_trailing_newline=True).render(config=config))
     headings = re.split(r"^## (.+)\n", about.text, flags=re.MULTILINE)[1:]
 
-    class_name = type(model).__name__
-    auto_class = next(auto for auto in PIPELINE_TAGS if config.auto_map.get(auto, "").endswith(f".{class_name}"))
+    auto_class = next(
+        auto
+        for auto in PIPELINE_TAGS
+        if getattr(transformers, auto)._model_mapping.get(type(config), None) is type(model)
+    )
     data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag=PIPELINE_TAGS[auto_class],
         language=about.data.language,
-        tags=["custom_code", config.model_type, *about.data.tags],
+        tags=[*(["custom_code"] if of_zoo else []), config.model_type, *about.data.tags],
     )
     source, lengths = None, {}
     if metrics is not None:
@@ -114,6 +124,7 @@ def model_card(
         parameters=model.num_parameters(),
         dtype=str(model.dtype).removeprefix("torch."),
         auto_class=auto_class,
+        remote_code=", trust_remote_code=True" if of_zoo else "",
         transformers_range=PROVEN_TRANSFORMERS,
         metrics=metrics,
         source=source,
@@ -123,8 +134,8 @@ def model_card(
     )
 
 
-def read_metrics(path: str | Path, model_type: str) -> dict[str, Any]:
-    """What a training run wrote to `metrics.json`, checked to be of this schema and of a model of `model_type`.
+def read_metrics(path: str | Path, model_type: str | None = None) -> dict[str, Any]:
+    """What a training run wrote to `metrics.json`, checked to be of this schema (and of a model of `model_type`).
 
     Raises:
         `ValueError`: the file is no JSON, of another schema, incomplete, or of a model of another type.
@@ -137,7 +148,7 @@ def read_metrics(path: str | Path, model_type: str) -> dict[str, Any]:
         raise ValueError(
             f"{path} is not of schema {METRICS_SCHEMA}: evaluate the model again with this version of seqzoo."
         )
-    if metrics.get("model_type") != model_type:
+    if model_type and metrics.get("model_type") != model_type:
         raise ValueError(
             f"{path} was measured on a {metrics.get('model_type')!r}, but the model beside it is a {model_type!r}: "
             "remove the file or evaluate the model again."

@@ -1,30 +1,30 @@
 """Export: a model folder becomes a repository that plain transformers loads, with its code, weights and card."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from seqzoo import register
+from seqzoo import MODELS, register
 from seqzoo.hub_cards.card import model_card, read_metrics
 from seqzoo.hub_cards.flatten import flatten
+from seqzoo.hub_cards.model_folder import WEIGHTS_LICENSE, read_config
 
 
-def export(model_dir: str | Path, out_dir: str | Path, *, license: str = "apache-2.0") -> list[Path]:
+def export(model_dir: str | Path, out_dir: str | Path, *, license: str = WEIGHTS_LICENSE) -> list[Path]:
     """Makes a self-contained repository out of a model folder.
 
-    `AutoModel...from_pretrained(out_dir, trust_remote_code=True)` then works where seqzoo is not installed. The folder
-    appears under its name only when it is complete.
+    `AutoModel...from_pretrained(out_dir, trust_remote_code=True)` then works where seqzoo is not installed. A model of
+    the transformers library, such as a GPT-2 that a recipe trained, needs no code and gets none. The folder appears
+    under its name only when it is complete.
 
     Args:
         model_dir (`str` or `Path`):
-            A folder that a training run or `save_pretrained` of a model of the zoo left: `config.json`, safetensors
-            weights and tokenizer. `metrics.json` and `recipe.yaml`, where present, go into the card.
+            A folder that a training run or `save_pretrained` left: `config.json`, safetensors weights and tokenizer.
+            `metrics.json` and `recipe.yaml`, where present, go into the card.
         out_dir (`str` or `Path`):
             A folder that does not exist yet or is empty. Its name becomes the title of the card.
         license (`str`, *optional*, defaults to `"apache-2.0"`):
@@ -36,7 +36,7 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = "apache
     Raises:
         `FileNotFoundError`: `model_dir` lacks its config, weights or tokenizer.
         `FileExistsError`: `out_dir` holds something.
-        `ValueError`: the model is not one of the zoo, or a file of `model_dir` is damaged or does not fit.
+        `ValueError`: the model's type is unknown, or a file of `model_dir` is damaged or does not fit.
     """
     model_dir, out_dir = Path(model_dir), Path(out_dir).absolute()
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
@@ -44,7 +44,7 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = "apache
             f"{out_dir} exists already and is not an empty folder: choose another name or remove it."
         )
 
-    config = _read_config(model_dir)
+    config = read_config(model_dir)
     config_class = _config_class(model_dir, config.get("model_type"))
     auto_classes = _auto_classes(config_class)
     model = _load_model(model_dir, config.get("architectures") or [], auto_classes)
@@ -56,9 +56,11 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = "apache
     def remote(cls: type) -> str:
         return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
 
-    model.config.auto_map = {"AutoConfig": remote(config_class)} | {
-        name: remote(model_class) for name, model_class in auto_classes.items()
-    }
+    of_zoo = config_class.model_type in MODELS
+    if of_zoo:
+        model.config.auto_map = {"AutoConfig": remote(config_class)} | {
+            name: remote(model_class) for name, model_class in auto_classes.items()
+        }
     card = model_card(model, out_dir.name, license=license, metrics=metrics, recipe=recipe)
 
     out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,8 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = "apache
         folder.mkdir()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        flatten([cls.__module__ for cls in (config_class, *auto_classes.values())], folder)
+        if of_zoo:
+            flatten([cls.__module__ for cls in (config_class, *auto_classes.values())], folder)
         card.save(folder / "README.md")
         if out_dir.exists():
             out_dir.rmdir()
@@ -75,33 +78,14 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = "apache
     return sorted(out_dir.iterdir())
 
 
-def _read_config(model_dir: Path) -> dict[str, Any]:
-    path = model_dir / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: name a folder that training or save_pretrained wrote.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): write the model folder again.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not the config of a model: write the model folder again.")
-    return config
-
-
 def _config_class(model_dir: Path, model_type: str | None) -> type[PreTrainedConfig]:
-    """The config class of a model type of the zoo."""
+    """The config class of a model type of the zoo or of transformers."""
     register()
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"{model_dir} holds a {model_type!r}, a model_type that neither seqzoo nor transformers knows."
         )
-    config_class = CONFIG_MAPPING[model_type]
-    if not config_class.__module__.startswith("seqzoo."):
-        raise ValueError(
-            f"{model_dir} holds a {model_type!r}, which transformers loads by itself: it needs no export, upload the "
-            "folder as it is."
-        )
-    return config_class
+    return CONFIG_MAPPING[model_type]
 
 
 def _auto_classes(config_class: type[PreTrainedConfig]) -> dict[str, type[PreTrainedModel]]:

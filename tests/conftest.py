@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_hub import LocalHub
 from model_table import MODELS
 from second_environment import second_environment  # noqa: F401
 
@@ -33,6 +34,13 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs ../shared/data beside the checkout, which is not there")
     return SHARED_DATA
+
+
+@pytest.fixture
+def hub():
+    """An empty Hub on this machine, for processes that get `hub.environment(...)`."""
+    with LocalHub() as hub:
+        yield hub
 
 
 @pytest.fixture(params=MODELS, ids=lambda row: row.name)

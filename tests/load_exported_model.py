@@ -2,6 +2,8 @@
 
     python -I load_exported_model.py EXPORTED THREADS
 
+EXPORTED is a folder, or an id on the Hub that the environment names.
+
 Reads `input_ids` from `inputs.safetensors` of the working directory; writes there `logits.safetensors`, `facts.json`
 and `saved_again/`, the model and tokenizer saved a second time.
 """
@@ -19,6 +21,7 @@ else:
     sys.exit(f"seqzoo can be imported here, from {list(seqzoo.__path__)}: this environment proves nothing")
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -47,6 +50,7 @@ tokenizer.save_pretrained("saved_again")
 
 facts = {
     "import_error": import_error,
+    "transformers": transformers.__version__,
     "generated": generated.tolist(),
     "text": text,
     "scores": scores.tolist(),

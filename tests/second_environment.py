@@ -36,11 +36,20 @@ def make_second_environment(folder: Path) -> Path:
     return python
 
 
-def load_in_second_environment(python: Path, exported: Path, input_ids: torch.Tensor, folder: Path) -> dict:
+def install(python: Path, *requirements: str) -> None:
+    """Installs other versions of libraries into a second environment, where they go before the shared ones."""
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *requirements]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def load_in_second_environment(
+    python: Path, exported: Path | str, input_ids: torch.Tensor, folder: Path, **variables: str
+) -> dict:
     """Runs `load_exported_model.py`, which says what it does, with the Python of a second environment.
 
-    It has no network, none of Python's environment variables and an empty Hugging Face cache. `folder` must not exist
-    yet: it becomes the working directory.
+    It has no network, none of Python's environment variables and an empty Hugging Face cache, unless `variables` of
+    the environment say otherwise; with those of a local Hub, `exported` may be an id. `folder` must not exist yet: it
+    becomes the working directory.
 
     Returns:
         The facts that the script wrote, and under `logits` those of the exported model for `input_ids` [batch, time].
@@ -48,7 +57,7 @@ def load_in_second_environment(python: Path, exported: Path, input_ids: torch.Te
     folder.mkdir(parents=True)
     save_file({"input_ids": input_ids}, folder / "inputs.safetensors")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
-    environment |= {"HF_HOME": str(folder / "huggingface"), "HF_HUB_OFFLINE": "1"}
+    environment |= {"HF_HOME": str(folder / "huggingface"), "HF_HUB_OFFLINE": "1"} | variables
     command = [str(python), "-I", str(SCRIPT), str(exported), str(torch.get_num_threads())]
     done = subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300

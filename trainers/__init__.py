@@ -5,6 +5,7 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
 
     recipe.py         the sections of a recipe, checked
     recipe_model.py   the model that a recipe asks for; the dry run
+    catalogue.py      what the zoo offers: recipes, sizes, what runs measured, where their weights are
     run_folder.py     what a run may write, and when it may be resumed
     loop.py           the Accelerate loop and the state of a run
     checkpointing.py  checkpoints and files that are complete or absent (docs/checkpoints.md)

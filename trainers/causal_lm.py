@@ -35,15 +35,14 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import PartialState
-from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqzoo import MODELS
 from seqzoo.data.text import Corpus, load_corpus
 from seqzoo.data.text_packing import PackedBatches, TokenRow, held_out_windows, tokenize
 from seqzoo.data.text_tokenizer import load_tokenizer, train_tokenizer
 from seqzoo.hub_cards.export import export
+from seqzoo.hub_cards.publish import PushError, check_target, push
 from seqzoo.metrics.language_modeling import bits_per_byte, perplexity, unigram_loss
 from seqzoo.trainers.checkpointing import replacing_files, write_text
 from seqzoo.trainers.loop import TrainingDiverged, TrainingState, new_accelerator, note, train
@@ -136,11 +135,14 @@ def run(recipe: Recipe) -> dict[str, Any]:
         `FileExistsError`: the folder holds something, and neither `training.resume` nor `training.overwrite` is set.
         `FileNotFoundError`, `ValueError`: see [`seqzoo.data.text.load_corpus`].
         `TrainingDiverged`, `WriteError`, `CheckpointError`: see [`seqzoo.trainers.loop.train`].
+        `PushError`: `hub.repo_id` is set and the push failed; the finished model is in the folder nevertheless.
     """
     tracker = None if recipe.tracking.tracker == "none" else recipe.tracking.tracker
     folder = Path(recipe.training.output_dir)
     accelerator = new_accelerator(recipe.training, log_with=tracker, project_dir=str(folder))
     check_run_folder(folder, recipe)
+    if recipe.hub.repo_id:
+        check_target(recipe.hub.repo_id)  # now rather than after hours of training
     # One process reads, trains the tokenizer and fills the caches; the others find them.
     with accelerator.main_process_first():
         corpus, tokenizer, row, held_out = _prepare_text(recipe)
@@ -185,11 +187,14 @@ def run(recipe: Recipe) -> dict[str, Any]:
             tokenizer.save_pretrained(unfinished)
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         note(accelerator, f"{recipe.name}: finished, the model is in {folder}")
-        if recipe.hub.repo_id:
-            _push(folder, recipe)
     accelerator.wait_for_everyone()
     for tracker in accelerator.trackers:
         tracker.finish()
+    if recipe.hub.repo_id and accelerator.is_main_process:
+        _push(folder, recipe)
+        metrics["hub"] = recipe.hub.repo_id
+        write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        note(accelerator, f"{recipe.name}: pushed to {recipe.hub.repo_id}")
     return metrics
 
 
@@ -281,13 +286,19 @@ def _metrics(
 
 
 def _push(folder: Path, recipe: Recipe) -> None:
-    """Upload what anyone can load: of a model of the zoo its export, else the run's folder."""
-    api = HfApi()
-    repo_id = api.create_repo(recipe.hub.repo_id, private=recipe.hub.private, exist_ok=True).repo_id
+    """Export the finished model and push that; a push that fails says where the model is and how to go on."""
+    hub = recipe.hub
     with TemporaryDirectory() as scratch:
-        if recipe.model.model_type in MODELS:
-            folder = export(folder, Path(scratch) / repo_id.rpartition("/")[2])[0].parent
-        api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=["checkpoints/*", "logs/*"])
+        exported = Path(scratch) / hub.repo_id.rpartition("/")[2]
+        try:
+            export(folder, exported)
+            push(exported, hub.repo_id, private=hub.private)
+        except (OSError, ValueError) as error:
+            private = " --private" if hub.private else ""
+            raise PushError(
+                f"{error}. The trained model is safe in {folder}; to push it later: "
+                f"seqzoo export {folder} OUT && seqzoo push OUT {hub.repo_id}{private}"
+            ) from error
 
 
 def execute(recipe: str, overrides: Sequence[str], dry_run_only: bool) -> None:

@@ -213,9 +213,9 @@ class HubSection:
 
     Args:
         repo_id (`str`, *optional*):
-            Push model, tokenizer and metrics there after training.
+            `user/name`: push there after training what `seqzoo export` would make, in one commit.
         private (`bool`, defaults to true):
-            Whether a repository that has to be created is private.
+            Whether a repository that has to be created is private. A public one that exists is refused; false for it.
     """
 
     repo_id: str | None = None

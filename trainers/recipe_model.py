@@ -100,13 +100,8 @@ def check_lengths(recipe: Recipe, config: PreTrainedConfig) -> None:
             raise RecipeError(f"{key} reaches {max(values)}, but the model has {limit} positions; lower it")
 
 
-def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Try a recipe out without data, weights or network: one batch of full shape through a model without storage.
-
-    Returns:
-        `model_type`, `parameters`, `batch` (`[sequences, tokens]` of a step over all processes), `tokens` of the whole
-        training, and `logits` (shape).
-    """
+def weightless_model(recipe: Recipe) -> PreTrainedModel:
+    """The model of a recipe on the meta device: its shapes and nothing else, without data, weights or network."""
     section = recipe.model
     defaults = {}
     if recipe.tokenizer.vocab_size:  # `<|endoftext|>` comes first in a vocabulary of one's own
@@ -118,7 +113,17 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         config = new_config(section, defaults)
     check_lengths(recipe, config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """Try a recipe out without data, weights or network: one batch of full shape through a model without storage.
+
+    Returns:
+        `model_type`, `parameters`, `batch` (`[sequences, tokens]` of a step over all processes), `tokens` of the whole
+        training, and `logits` (shape).
+    """
+    model = weightless_model(recipe)
     shape = (recipe.training.batch_size, recipe.data.sequence_length)
     tokens = torch.zeros(shape, dtype=torch.long, device="meta")
     inputs = {"input_ids": tokens, "labels": tokens}
@@ -127,7 +132,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     # With a cache, transformers does not look for packed documents: it would have to read positions without storage.
     output = model(**inputs, use_cache=True)
     return {
-        "model_type": config.model_type,
+        "model_type": model.config.model_type,
         "parameters": model.num_parameters(),
         "batch": list(shape),
         "tokens": shape[0] * shape[1] * recipe.training.steps,

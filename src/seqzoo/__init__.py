@@ -3,7 +3,7 @@
 `import seqzoo` is all it takes for `AutoModelForCausalLM.from_pretrained(...)` and its siblings to know the models of
 the zoo. It costs nothing by itself: registration waits until transformers' Auto classes are imported, so that commands
 and data tools that need no model never import torch. The classes themselves are there by name, imported when asked
-for: `from seqzoo import DecayFastWeightGPT2LMHeadModel`.
+for: `from seqzoo import DecayFastWeightGPT2LMHeadModel`. `seqzoo.list_models()` tells what the zoo offers.
 """
 
 import sys
@@ -35,6 +35,8 @@ if Path(__file__).with_name("modeling").is_file():
 
 
 def __getattr__(name: str):
+    if name == "list_models":
+        return import_module(f"{__name__}.trainers.catalogue").list_models
     for model_type, (config_name, model_names) in MODELS.items():
         if name == config_name:
             return getattr(import_module(_module("configuration", model_type)), name)

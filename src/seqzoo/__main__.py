@@ -7,7 +7,7 @@ from importlib import import_module
 from seqzoo import __version__
 
 
-GROUPS = ("demo", "train", "convert", "export", "bench")
+GROUPS = ("demo", "models", "train", "convert", "export", "push", "bench")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from model_table import TINY_GPT2, Row
 from second_environment import load_in_second_environment
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, pipeline
 
 import seqzoo
 from seqzoo.cli import export as export_command
@@ -52,6 +53,21 @@ def test_with_seqzoo_no_remote_code_is_needed(run_dir, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert type(model).__module__.startswith("seqzoo.")
     assert type(AutoConfig.from_pretrained(tmp_path / "out")).__module__.startswith("seqzoo.")
+
+
+def test_a_model_of_the_library_gets_a_card_and_no_code(write_run, metrics, tmp_path):
+    model = write_run(Row("gpt2", "gpt2", TINY_GPT2), tmp_path / "run", metrics | {"model_type": "gpt2"})
+    files = export(tmp_path / "run", tmp_path / "my-model")
+    assert not any(file.suffix == ".py" for file in files)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "my-model")
+    assert type(again) is GPT2LMHeadModel
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    card = ModelCard.load(tmp_path / "my-model" / "README.md")
+    assert (card.data.pipeline_tag, card.data.tags) == ("text-generation", ["gpt2"])
+    assert card.data.eval_results[0].metric_value == 1.8765
+    assert "A model of the `transformers` library" in card.text
+    for absent in ("remote", "seqzoo`", "{{", "{%"):
+        assert absent not in card.text
 
 
 def test_an_export_can_be_exported_again(run_dir, tmp_path):
@@ -104,7 +120,7 @@ def drop_weight(path):
         (lambda run: (run / "config.json").unlink(), FileNotFoundError, r"config\.json is missing"),
         (lambda run: (run / "config.json").write_text("{"), ValueError, r"config\.json is not valid JSON"),
         (lambda run: (run / "config.json").write_text("[]"), ValueError, r"config\.json is not the config of a model"),
-        (lambda run: edit(run / "config.json", model_type="gpt2"), ValueError, "'gpt2', which transformers loads by"),
+        (lambda run: edit(run / "config.json", model_type="gpt2"), ValueError, "which are not one model registered"),
         (lambda run: edit(run / "config.json", model_type="x"), ValueError, "'x', a model_type that neither"),
         (lambda run: edit(run / "config.json", architectures=["X"]), ValueError, r"architectures \['X'\]"),
         (lambda run: (run / "model.safetensors").unlink(), FileNotFoundError, r"has no model\.safetensors"),

@@ -5,7 +5,6 @@ import math
 import resource
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,36 +272,3 @@ def test_a_finished_run_is_not_trained_again(sections):
     run(load_recipe(sections, ["training.steps=2"]))
     with pytest.raises(FileExistsError, match="is finished and left no checkpoint"):
         run(load_recipe(sections, ["training.steps=2", "training.resume=true"]))
-
-
-@pytest.fixture
-def pushed(monkeypatch):
-    """What would go to the Hub: the call that makes the repository, and the names of the files."""
-    calls = {}
-
-    class Api:
-        def create_repo(self, repo_id, **options):
-            calls["create"] = (repo_id, options)
-            return SimpleNamespace(repo_id=repo_id)
-
-        def upload_folder(self, repo_id, folder_path, ignore_patterns):
-            calls["names"] = names(Path(folder_path))
-            assert (repo_id, ignore_patterns) == ("someone/model", ["checkpoints/*", "logs/*"])
-
-    monkeypatch.setattr("seqzoo.trainers.causal_lm.HfApi", Api)
-    return calls
-
-
-def test_a_model_of_the_library_is_pushed_as_it_is(sections, pushed):
-    run(load_recipe(sections, ["hub.repo_id=someone/model", "training.steps=2"]))
-    assert pushed["create"] == ("someone/model", {"private": True, "exist_ok": True})
-    assert {"model.safetensors", "metrics.json"} <= pushed["names"]
-
-
-def test_a_model_of_the_zoo_is_pushed_as_an_export(sections, pushed):
-    sections["model"] = {
-        "model_type": "decay_fast_weight_gpt2",
-        "config": {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2},
-    }
-    run(load_recipe(sections, ["hub.repo_id=someone/model", "training.steps=2"]))
-    assert {"model.safetensors", "README.md", "modeling_decay_fast_weight_gpt2.py"} <= pushed["names"]

@@ -1,0 +1,53 @@
+"""List the zoo: recipes, parameters, what was measured, licence, where the weights are.
+
+    seqzoo models                  sizes, and the results of the runs in ./runs
+    seqzoo models --runs DIR       the results of the runs in DIR, searched at any depth
+    seqzoo models --json           the same as a list, for programs
+
+Nothing is downloaded. Only numbers that a run wrote to its metrics.json are shown; of several runs of a recipe, those
+of the newest.
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", default="runs", help="folder with finished runs (default: runs)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+    from itertools import groupby
+    from pathlib import Path
+
+    import seqzoo
+
+    if args.runs != "runs" and not Path(args.runs).is_dir():
+        raise FileNotFoundError(f"there is no folder {args.runs}")
+    models = seqzoo.list_models(args.runs)
+    if args.json:
+        print(json.dumps(models, indent=2))
+        return 0
+    print(COLUMNS.format("", "parameters", "on held-out text", "licence", "weights"))
+    for (model_type, class_name), entries in groupby(models, key=lambda entry: (entry["model_type"], entry["class"])):
+        print(f"{model_type} ({class_name})")
+        for entry in entries:
+            print(row(entry))
+    print("\nLower bits per byte are better, on the same text only (--json names it).")
+    print("What is to be trained: seqzoo train MODEL/RECIPE, such as gpt2/demo")
+    return 0
+
+
+COLUMNS = "  {:18} {:>10}  {:16}  {:10}  {}"
+
+
+def row(entry: dict) -> str:
+    measured = f"{entry['measured']['value']:.3f} bits/byte" if entry["measured"] else "not measured"
+    return COLUMNS.format(
+        entry["recipe"].rpartition("/")[2],
+        f"{entry['parameters'] / 1e6:,.1f} M",
+        measured,
+        entry["license"],
+        entry["weights"] or "to be trained",
+    )

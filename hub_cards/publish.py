@@ -1,0 +1,250 @@
+"""Publishing: an exported repository goes to the Hub, in one commit, after a look at what is in it."""
+
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from mmap import ACCESS_READ, mmap
+from os import devnull
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, is_offline_mode, metadata_load
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,  # of the HTTP library that this release uses
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from seqzoo import MODELS, __version__
+from seqzoo.hub_cards.model_folder import read_config
+
+
+# What a run keeps for itself. Hidden files (.git, .cache, .env) are not for the Hub either.
+KEPT_BACK = ("checkpoints", "logs", "__pycache__")
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+
+# Where from_pretrained looks for weights, in one file or in shards.
+WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+
+
+class PushError(OSError):
+    """A push that did not get through: one line, with the cause and the remedy."""
+
+
+def push(
+    folder: str | Path, repo_id: str, *, private: bool = False, revision: str | None = None, force: bool = False
+) -> str:
+    """Uploads an exported repository.
+
+    All files go in one commit, so the Hub has all of a push or nothing of it, and a push that failed is simply done
+    again. Files that are there already stay, but for weights that the folder no longer has (a model that is saved in
+    shards now would otherwise be loaded from its old single file). `checkpoints/`, `logs/` and hidden files stay here.
+
+    Args:
+        folder (`str` or `Path`):
+            What [`seqzoo.hub_cards.export.export`] wrote.
+        repo_id (`str`):
+            `user/name`; made where it does not exist yet.
+        private (`bool`, *optional*, defaults to `False`):
+            Make a private repository. One that exists and is public is refused.
+        revision (`str`, *optional*):
+            A branch that exists, instead of `main`.
+        force (`bool`, *optional*, defaults to `False`):
+            Also push what [`check_folder`] refuses.
+
+    Returns:
+        `str`: the address of the repository, or of its branch.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: see [`check_target`] and [`check_folder`]; nothing was sent.
+        `PushError`: the Hub refused, or the connection broke.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    if not force:
+        check_folder(folder, files)
+    check_target(repo_id)
+
+    api = HfApi()
+    with _explained(repo_id, revision):
+        if revision is None:
+            # None, not False: an organisation may make its repositories private by default.
+            api.create_repo(repo_id, private=private or None, exist_ok=True)
+        there = api.model_info(repo_id, revision=revision)
+        if private and not there.private:
+            raise ValueError(
+                f"{repo_id} exists and is public: make it private in its settings on the Hub, or push without private"
+            )
+        stale = [
+            CommitOperationDelete(sibling.rfilename)
+            for sibling in there.siblings or []
+            if WEIGHTS.fullmatch(sibling.rfilename) and sibling.rfilename not in files
+        ]
+        # Not upload_folder, which may spread a push over several commits.
+        api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, path) for name, path in files.items()] + stale,
+            commit_message=f"Push by seqzoo {__version__}",
+            revision=revision,
+        )
+    return f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else "")
+
+
+def check_target(repo_id: str) -> None:
+    """Refuses, without network, what no push could reach: a malformed id, no token, offline mode.
+
+    Raises:
+        `ValueError`: the id is not of the form `user/name`.
+        `PushError`: there is no token, or the environment forbids the network.
+    """
+    validate_repo_id(repo_id)
+    if "/" not in repo_id:
+        raise ValueError(f"{repo_id!r} does not say whose repository it is: write user/{repo_id}")
+    if is_offline_mode():
+        raise PushError("HF_HUB_OFFLINE is set, which forbids the network: unset it to push")
+    if get_token() is None:
+        raise PushError("the Hub needs a token to push: log in with `hf auth login`, or set HF_TOKEN")
+
+
+def check_folder(folder: Path, files: dict[str, Path]) -> None:
+    """Refuses a folder that others could not load or should not have to trust.
+
+    Args:
+        folder (`Path`):
+            What is to be pushed.
+        files (`dict`):
+            Its files, by their names in the repository.
+
+    Raises:
+        `FileNotFoundError`: it has no `config.json` or no `README.md`.
+        `ValueError`: the README has no metadata; the code of a model of the zoo is missing; a file is a pickle.
+    """
+    config = read_config(folder)
+    remedy = f"make a repository of it with `seqzoo export {folder} OUT` and push that"
+    if config.get("model_type") in MODELS:
+        names = config.get("auto_map", {}).values()
+        modules = [name.partition(".")[0] for name in names if isinstance(name, str)]
+        for path in files.values():
+            if path.suffix == ".py":
+                modules += re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if not modules or any(f"{module}.py" not in files for module in modules):
+            raise ValueError(
+                f"{folder} lacks the code of its model, so only seqzoo could load it: {remedy} (--force pushes it "
+                "as it is)"
+            )
+    if "README.md" not in files:
+        raise FileNotFoundError(f"{folder} has no model card (README.md): {remedy} (--force pushes it without)")
+    try:
+        metadata = metadata_load(folder / "README.md")
+    except yaml.YAMLError as error:
+        raise ValueError(f"the metadata of {folder / 'README.md'} is not YAML: {_one_line(error)}") from error
+    if not metadata:
+        raise ValueError(
+            f"{folder / 'README.md'} has no metadata (licence, task, ...) between two lines of ---: {remedy} "
+            "(--force pushes it without)"
+        )
+    for name, path in files.items():
+        if path.suffix.lower() in PICKLE_SUFFIXES or is_pickle(path):
+            raise ValueError(
+                f"{path} is a pickle, which can run any code on the machine that loads it: save tensors as "
+                f"safetensors and remove {name} (--force pushes it)"
+            )
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is or holds a pickle, whatever its name: raw, in a zip (torch.save), or as NumPy objects.
+
+    Raises:
+        `ValueError`: a zip that cannot be read.
+    """
+    if path.stat().st_size == 0:
+        return False
+    if zipfile.is_zipfile(path):
+        try:
+            return _zip_holds_pickle(path)
+        except (zipfile.BadZipFile, RuntimeError) as error:  # damaged, or locked by a password
+            raise ValueError(f"{path} is a zip that cannot be looked into ({error}): remove it") from error
+    # Mapped, so that a length that only looks like one cannot ask for more memory than the file has.
+    with path.open("rb") as file, closing(mmap(file.fileno(), 0, access=ACCESS_READ)) as content:
+        return _reads_as_pickle(content)
+
+
+def _zip_holds_pickle(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                if name.lower().endswith(PICKLE_SUFFIXES) or _reads_as_pickle(member):
+                    return True
+    return False
+
+
+def _reads_as_pickle(file: Any) -> bool:
+    """Follows the instructions of a pickle, stack included, without executing one."""
+    head = file.read(4096)
+    if head.startswith(b"\x93NUMPY"):
+        return b"|O" in head  # the type of Python objects
+    file.seek(0)
+    try:
+        with open(devnull, "w") as out:
+            pickletools.dis(file, out)
+    except (ValueError, IndexError, OverflowError):
+        return False
+    return True
+
+
+def _files(folder: Path) -> list[Path]:
+    def is_ours(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return not (parts[0] in KEPT_BACK or any(part.startswith(".") for part in parts))
+
+    return sorted(path for path in folder.rglob("*") if path.is_file() and is_ours(path))
+
+
+@contextmanager
+def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turns the many ways in which a request fails into one `PushError`."""
+    try:
+        yield
+    except ValueError as error:  # of the Hub's judge of cards, in several lines
+        raise ValueError(_one_line(error)) from error
+    except (HTTPError, OSError, RuntimeError) as error:
+        # An upload that fails in a thread is wrapped in a RuntimeError.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        raise PushError(_explain(cause, repo_id, revision)) from error
+
+
+def _explain(error: BaseException, repo_id: str, revision: str | None) -> str:
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status == 401:
+        return "the Hub does not accept the token: log in with `hf auth login`, or set HF_TOKEN to a valid one"
+    if status == 403:
+        return f"the token may not write to {repo_id}: use one that may, or a repository of your own"
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"{repo_id} has no branch {revision!r}: make it with `hf repos branch create {repo_id} {revision}` and "
+            "push again, or push without --revision"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"there is no repository {repo_id}, or the token may not see it: check the id, and push to a new "
+            "repository without --revision first"
+        )
+    if status is not None:
+        remedy = "push again later" if status == 429 or status >= 500 else "put that right and push again"
+        return f"the Hub refused the push to {repo_id} ({_one_line(error)}): {remedy}"
+    return (
+        f"the connection broke while pushing to {repo_id} ({_one_line(error)}): push again; weights that have "
+        "arrived are not sent twice"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,138 @@
+"""What is refused before anything is sent. Pushes themselves: test_push_over_http.py."""
+
+import json
+import pickle
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from seqzoo.hub_cards import publish
+from seqzoo.hub_cards.export import export
+from seqzoo.hub_cards.publish import PushError, is_pickle, push
+
+
+@pytest.fixture
+def exported(run_dir, tmp_path):
+    export(run_dir, tmp_path / "my-model")
+    return tmp_path / "my-model"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    def refuse():
+        raise AssertionError("nothing may be asked of the Hub")
+
+    monkeypatch.setattr(publish, "HfApi", refuse)
+
+
+def zipped(path, **members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+OBJECTS = np.array([{"a": 1}], dtype=object)
+TENSORS = {"weight": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        *(lambda path, p=protocol: path.write_bytes(pickle.dumps({"a": [1.5, "b"]}, p)) for protocol in range(6)),
+        lambda path: path.write_bytes(pickle.dumps(SimpleNamespace(a=1)) + b"and more behind it"),
+        lambda path: torch.save(TENSORS, path),
+        lambda path: torch.save(TENSORS, path, _use_new_zipfile_serialization=False),
+        lambda path: zipped(path, a="text", b=pickle.dumps([1])),
+        lambda path: np.save(path.open("wb"), OBJECTS, allow_pickle=True),
+        lambda path: np.savez(path.open("wb"), objects=OBJECTS),
+    ],
+)
+def test_pickles_are_known_by_their_content(tmp_path, write):
+    path = tmp_path / "weights.safetensors"
+    write(path)
+    assert is_pickle(path)
+
+
+def header_of_640_bytes(path):
+    """Its length begins with the two bytes that open a pickle of protocol 2."""
+    save_file({"a": torch.ones(1)}, path, metadata={"x": ""})
+    padding = 640 - int.from_bytes(path.read_bytes()[:8], "little")
+    save_file({"a": torch.ones(1)}, path, metadata={"x": "y" * padding})
+    assert path.read_bytes()[:2] == b"\x80\x02"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        header_of_640_bytes,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text(json.dumps({"a": 1})),
+        lambda path: path.write_text("ab. A text whose letters are instructions of a pickle, but pop an empty stack"),
+        lambda path: path.write_bytes(b"\x8e" + b"\xff" * 8),  # a length beyond all memory
+        lambda path: zipped(path, a="text", b=""),
+        lambda path: np.save(path.open("wb"), np.ones(3)),
+    ],
+)
+def test_other_files_are_no_pickles(tmp_path, write):
+    write(tmp_path / "file")
+    assert not is_pickle(tmp_path / "file")
+
+
+def test_a_zip_that_cannot_be_read_is_named(tmp_path):
+    zipped(tmp_path / "file.zip", a="text" * 100)
+    content = (tmp_path / "file.zip").read_bytes()
+    (tmp_path / "file.zip").write_bytes(content.replace(b"texttext", b"nextnext", 1))
+    with pytest.raises(ValueError, match=r"file\.zip is a zip that cannot be looked into \(Bad CRC"):
+        is_pickle(tmp_path / "file.zip")
+
+
+def test_no_file_of_an_export_is_a_pickle(exported):
+    assert not any(is_pickle(path) for path in exported.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda folder: (folder / "README.md").unlink(), FileNotFoundError, r"no model card .* `seqzoo export"),
+        (lambda folder: (folder / "README.md").write_text("# A model\n"), ValueError, "has no metadata"),
+        (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), ValueError, "is not YAML: while"),
+        (lambda folder: (folder / "config.json").unlink(), FileNotFoundError, r"config\.json is missing"),
+        (lambda folder: (folder / "decaying_fast_weights.py").unlink(), ValueError, "lacks the code"),
+        (lambda folder: (folder / "modeling_decay_fast_weight_gpt2.py").unlink(), ValueError, "lacks the code"),
+        (lambda folder: torch.save(TENSORS, folder / "training_args.bin"), ValueError, r"training_args\.bin is a pi"),
+        (lambda folder: torch.save(TENSORS, folder / "extra.safetensors"), ValueError, r"remove extra\.safetensors"),
+    ],
+)
+def test_what_others_could_not_load_or_trust_is_refused(exported, damage, error, message):
+    damage(exported)
+    with pytest.raises(error, match=message):
+        push(exported, "someone/my-model")
+
+
+def test_a_run_that_was_not_exported_is_refused_with_the_remedy(run_dir):
+    with pytest.raises(ValueError, match=rf"lacks the code.* `seqzoo export {run_dir} OUT`"):
+        push(run_dir, "someone/my-model")
+
+
+@pytest.mark.parametrize("repo_id", ["a/b/c", "someone/a b", "someone/..", "", "someone/--x", "my-model"])
+def test_a_malformed_id_is_refused(exported, repo_id):
+    with pytest.raises(ValueError, match=r"(?i)repo.?id|whose repository"):
+        push(exported, repo_id)
+
+
+def test_without_a_folder_nothing_is_asked(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        push(tmp_path / "none", "someone/my-model")
+
+
+def test_offline_mode_and_a_missing_token_are_named(exported, monkeypatch):
+    with pytest.raises(PushError, match="HF_HUB_OFFLINE is set"):
+        push(exported, "someone/my-model")
+    monkeypatch.setattr(publish, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(publish, "get_token", lambda: None)
+    with pytest.raises(PushError, match="hf auth login"):
+        push(exported, "someone/my-model")
