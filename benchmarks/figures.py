@@ -15,13 +15,9 @@ def draw_demo(histories: dict[str, dict], teacher_steps: int, times: dict[str, d
     Raises:
         ImportError: matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'seqzoo[plot]'") from error
+    figure = _new_figure(15, 4.5)
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
     losses, speed, memory = figure.subplots(1, 3)
     for i, (name, history) in enumerate(histories.items()):
         first = teacher_steps if name in ("teacher_continued", "student") else 0
@@ -48,3 +44,41 @@ def draw_demo(histories: dict[str, dict], teacher_steps: int, times: dict[str, d
     speed.set_title("Time of the next token")
     memory.set_title("Memory of the context")
     figure.savefig(path, dpi=110)
+
+
+def draw_update_rules(values: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """One PNG of three panels, quality from scratch, converted, and recall: a dot a seed, a bar at the mean.
+
+    Args:
+        values: variant -> measure -> seed -> value; see `seqzoo.benchmarks.update_rules`.
+        path: The PNG to write.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    figure = _new_figure(13, 1 + 0.32 * len(values))
+    panels = figure.subplots(1, 3, sharey=True)
+    titles = {
+        "from_scratch": "From scratch (bits per byte)",
+        "converted": "Converted (bits per byte)",
+        "recall": "Recall of the most pairs",
+    }
+    for axes, (measure, title) in zip(panels, titles.items(), strict=True):
+        for i, measures in enumerate(values.values()):
+            seeds = list(measures.get(measure, {}).values())
+            if seeds:
+                axes.plot(seeds, [i] * len(seeds), "o", color="C0", alpha=0.6)
+                axes.plot([sum(seeds) / len(seeds)], [i], "|", color="black", markersize=14)
+        axes.set(title=title)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(values)), list(values))
+    panels[0].invert_yaxis()
+    figure.savefig(path, dpi=90)
+
+
+def _new_figure(width: float, height: float):
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'seqzoo[plot]'") from error
+    return Figure(figsize=(width, height), layout="constrained")

@@ -7,7 +7,10 @@ import torch
 from transformers import Cache, DynamicCache, GPT2Config, GPT2LMHeadModel, PreTrainedModel, StaticCache
 
 from seqzoo.benchmarks.machine import bar, bars_to_markdown, describe, interleaved_medians, one_thread
-from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import DecayFastWeightCache
+from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import (
+    DecayFastWeightCache,
+    FastWeightCacheLayer,
+)
 from seqzoo.modeling.decay_fast_weight_gpt2.configuration_decay_fast_weight_gpt2 import DecayFastWeightGPT2Config
 from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import DecayFastWeightGPT2LMHeadModel
 
@@ -29,7 +32,7 @@ def cache_bytes(cache: Cache) -> int:
     tensors = [
         tensor
         for layer in cache.layers
-        for tensor in ([layer.state] if isinstance(cache, DecayFastWeightCache) else [layer.keys, layer.values])
+        for tensor in ([layer.state] if isinstance(layer, FastWeightCacheLayer) else [layer.keys, layer.values])
     ]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -39,14 +42,18 @@ def filled_cache(model: PreTrainedModel, context: int, static: bool = False) -> 
     config = model.config
     if isinstance(model, DecayFastWeightGPT2LMHeadModel):
         cache = DecayFastWeightCache(config)
-        for layer in cache.layers:
-            state = torch.randn(1, config.n_head, config.key_dim, config.head_dim)
-            layer.update_recurrent_state(state, num_tokens=context)
-        return cache
-    cache = StaticCache(config=config, max_cache_len=context + CALLS) if static else DynamicCache(config=config)
+    elif static:
+        cache = StaticCache(config=config, max_cache_len=context + CALLS)
+    else:
+        cache = DynamicCache(config=config)
     for layer_idx in range(config.n_layer):
-        keys, values = torch.randn(2, 1, config.n_head, context, config.n_embd // config.n_head)
-        cache.update(keys, values, layer_idx)
+        layer = cache.layers[layer_idx] if layer_idx < len(cache.layers) else None  # a dynamic cache grows
+        if isinstance(layer, FastWeightCacheLayer):
+            columns = config.head_dim + config.normalize  # the last one holds the weights' sum
+            layer.update_recurrent_state(torch.rand(1, config.n_head, config.key_dim, columns), num_tokens=context)
+        else:
+            keys, values = torch.randn(2, 1, config.n_head, context, config.n_embd // config.n_head)
+            cache.update(keys, values, layer_idx)
     return cache
 
 

@@ -2,6 +2,7 @@
 
 seqzoo bench                 all of them, into benchmarks/results/*.json and benchmarks/RESULTS.md
 seqzoo bench generation      one of them; RESULTS.md keeps the others' last results
+seqzoo bench update_rules    trains for long: stopped, it goes on from runs/update_rules
 """
 
 import argparse
@@ -11,7 +12,9 @@ import sys
 BENCHMARKS = {
     "decaying_fast_weights": "The op against its definition and against attention",
     "generation": "Time a token and cache size against context",
+    "linear_attention_peers": "Ops of all rules against other torch code for them",
     "startup": "Starting",
+    "update_rules": "Update rules at one size and token budget",
 }
 
 
@@ -39,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{name} ...", file=sys.stderr)
             result = module.run(progress=lambda line: print(f"  {line}", file=sys.stderr))
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            if hasattr(module, "draw"):
+                module.draw(result, path.with_suffix(".png"))
         elif path.is_file():
             result = json.loads(path.read_text(encoding="utf-8"))
         else:

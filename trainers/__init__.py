@@ -11,4 +11,5 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
     tracking.py       curves: the trackers of Accelerate
     checkpointing.py  checkpoints and files that are complete or absent (docs/checkpoints.md)
     causal_lm.py      next-token prediction; run it with accelerate launch or `seqzoo train`
+    recall.py         associative recall, the synthetic task of the comparison of update rules
 """
