@@ -11,4 +11,5 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
     checkpointing.py  checkpoints and files that are complete or absent (docs/checkpoints.md)
     causal_lm.py      a run of a language model; start it with accelerate launch or `seqzoo train`
     language_modeling.py  its objective, next-token prediction
+    transfer/         objectives with a teacher, low-rank updates
 """

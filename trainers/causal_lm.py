@@ -30,6 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.state import PartialState
 from huggingface_hub import HfApi
 from torch import nn
@@ -45,8 +46,12 @@ from seqzoo.trainers.checkpointing import replacing_files, write_text
 from seqzoo.trainers.language_modeling import CausalLanguageModeling
 from seqzoo.trainers.loop import TrainingDiverged, TrainingState, new_accelerator, note, train
 from seqzoo.trainers.recipe import Recipe, load_recipe
-from seqzoo.trainers.recipe_model import build_model, dry_run
+from seqzoo.trainers.recipe_model import build_model, dry_run, trained_parameters
 from seqzoo.trainers.run_folder import check_run_folder, flat, open_run_folder
+from seqzoo.trainers.transfer.alignment import Alignment
+from seqzoo.trainers.transfer.distillation import Distillation
+from seqzoo.trainers.transfer.lora import merge_lora
+from seqzoo.trainers.transfer.teacher import load_teacher
 
 
 _LIBRARIES = ("seqzoo", "torch", "transformers", "accelerate", "datasets", "tokenizers")
@@ -61,7 +66,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
         What `metrics.json` holds.
 
     Raises:
-        `RecipeError`: the recipe does not fit the model, or the run that is to be resumed.
+        `RecipeError`: the recipe does not fit the model, its teacher, or the run that is to be resumed.
+        `ImportError`: `training.lora_rank` without peft.
         `FileExistsError`: the folder holds something, and neither `training.resume` nor `training.overwrite` is set.
         `FileNotFoundError`, `ValueError`: see [`seqzoo.data.text.load_corpus`].
         `TrainingDiverged`, `WriteError`, `CheckpointError`: see [`seqzoo.trainers.loop.train`].
@@ -81,7 +87,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
     )
     note(
         accelerator,
-        f"{recipe.name}: {model.num_parameters():,} parameters, {len(row):,} training tokens, "
+        f"{recipe.name}: {model.num_parameters():,} parameters, {trained_parameters(model):,} of them trained, "
+        f"{len(row):,} training tokens, "
         + (topology if accelerator.num_processes > 1 else f"1 process ({accelerator.device})"),
     )
     batches = PackedBatches(
@@ -92,7 +99,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
         shuffle=recipe.data.shuffle,
         separate=recipe.data.packing == "separate",
     )
-    objective = CausalLanguageModeling(accelerator, held_out, recipe)
+    objective = _objective(accelerator, held_out, recipe, model, tokenizer)
+    trained = trained_parameters(model)
     # From here on the recipe is known to be good; only now an earlier run may have to go.
     if accelerator.is_main_process:
         open_run_folder(folder, recipe)
@@ -104,10 +112,12 @@ def run(recipe: Recipe) -> dict[str, Any]:
         accelerator.init_trackers("logs", config=plain)
 
     model, state = train(accelerator, model, batches, objective, recipe)
+    if recipe.training.lora_rank:
+        merge_lora(accelerator.unwrap_model(model))
     evaluation = _final_evaluation(objective, model, row, len(tokenizer))
     weights = accelerator.get_state_dict(model)
     model = accelerator.unwrap_model(model)
-    metrics = _metrics(recipe, model, corpus, row, held_out, state, evaluation)
+    metrics = _metrics(recipe, model, trained, corpus, row, held_out, state, evaluation)
     if accelerator.is_main_process:
         with replacing_files(folder) as unfinished:
             model.save_pretrained(unfinished, state_dict=weights)
@@ -144,6 +154,20 @@ def _prepare_text(recipe: Recipe) -> tuple[Corpus, PreTrainedTokenizerBase, Toke
     return corpus, tokenizer, row, held_out
 
 
+def _objective(
+    accelerator: Accelerator,
+    held_out: TokenRow,
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> CausalLanguageModeling:
+    if recipe.training.objective == "language_modeling":
+        return CausalLanguageModeling(accelerator, held_out, recipe)
+    teacher = load_teacher(recipe, model, tokenizer).to(accelerator.device)
+    kind = {"align": Alignment, "distill": Distillation}[recipe.training.objective]
+    return kind(accelerator, held_out, recipe, teacher)
+
+
 def _final_evaluation(
     objective: CausalLanguageModeling, model: nn.Module, row: TokenRow, vocab_size: int
 ) -> dict[str, Any]:
@@ -161,6 +185,7 @@ def _final_evaluation(
 def _metrics(
     recipe: Recipe,
     model: PreTrainedModel,
+    trained: int,
     corpus: Corpus,
     row: TokenRow,
     held_out: TokenRow,
@@ -169,15 +194,16 @@ def _metrics(
 ) -> dict[str, Any]:
     """What cards, tables and benchmarks read."""
     license = recipe.data.license or corpus.license
-    base_model = recipe.model.init_from or recipe.model.convert_gpt2
-    on_hub = base_model and not Path(base_model).exists()  # a folder of this machine says nothing to others
+    libraries = [*_LIBRARIES, "peft"] if recipe.training.lora_rank else _LIBRARIES
+    sources = {"base_model": recipe.model.init_from or recipe.model.convert_gpt2, "teacher": recipe.model.teacher}
     positions = getattr(model.config, "position_embedding_type", None)
     return {
         "schema": 1,
         "model_type": model.config.model_type,
         "parameters": model.num_parameters(),
         "recipe": recipe.name,
-        **({"base_model": base_model} if on_hub else {}),
+        # A folder of this machine says nothing to others.
+        **{key: source for key, source in sources.items() if source and not Path(source).exists()},
         "start": "convert_gpt2" if recipe.model.convert_gpt2 else "init_from" if recipe.model.init_from else "random",
         "data": {
             "source": corpus.source,
@@ -191,6 +217,9 @@ def _metrics(
             **({"license": license} if license else {}),
         },
         "training": {
+            "objective": recipe.training.objective,
+            "trained_parameters": trained,
+            **({"lora_rank": recipe.training.lora_rank} if recipe.training.lora_rank else {}),
             "steps": state.step,
             "tokens_seen": state.tokens_seen,
             "seconds": round(state.seconds, 3),
@@ -204,7 +233,7 @@ def _metrics(
         },
         "history": {"train": state.train_history, "validation": state.validation_history},
         "evaluation": evaluation | ({"position_embedding_type": positions} if positions else {}),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in libraries},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -241,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     try:
         execute(args.recipe, args.overrides, args.dry_run)
-    except (OSError, ValueError, TrainingDiverged) as error:
+    except (OSError, ValueError, ImportError, TrainingDiverged) as error:
         # Each of these says what to do; a traceback would only hide it.
         print(f"error: {error}", file=sys.stderr)
         return 1

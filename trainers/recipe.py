@@ -37,12 +37,15 @@ class ModelSection:
             Folder or Hub id of a model of this type to go on training.
         convert_gpt2 (`str`, *optional*):
             Folder or Hub id of a GPT-2 to convert into decaying fast weights first.
+        teacher (`str`, *optional*, defaults to `convert_gpt2`):
+            Folder or Hub id of the GPT-2 that the objectives `align` and `distill` learn from.
     """
 
     model_type: str
     config: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None
     convert_gpt2: str | None = None
+    teacher: str | None = None
 
 
 @dataclass
@@ -115,6 +118,19 @@ class TrainingSection:
     Args:
         steps (`int`):
             Optimizer steps in all.
+        objective (`language_modeling`, `align` or `distill`, defaults to `language_modeling`):
+            Next-token prediction. Or a stage of a conversion, with `model.teacher`: `align` teaches each layer's
+            memory to give what the teacher's attention gives, and nothing else learns; `distill` adds the divergence
+            from the teacher's predictions to next-token prediction. A stage is a run of its own; the next one names
+            it as `model.init_from`.
+        distill_weight (`float`, defaults to 0.5), distill_temperature (`float`, defaults to 1.0):
+            Only with `distill`: the share of the divergence in the loss, from 0 to 1, and what both models' logits
+            are divided by for it.
+        lora_rank (`int`, *optional*):
+            Train low-rank updates of GPT-2's matrices, and in full only what GPT-2 does not have (the gates). They are
+            merged into the finished model. Needs the extra `lora` (peft).
+        lora_alpha (`float`, defaults to twice the rank), lora_targets (`list[str]`, defaults to GPT-2's matrices):
+            Only with `lora_rank`: an update counts `lora_alpha / lora_rank` times; names of the modules that get one.
         output_dir (`str`, *optional*, defaults to `runs/<recipe>`):
             The run's folder.
         batch_size (`int`, defaults to 8):
@@ -148,6 +164,12 @@ class TrainingSection:
     """
 
     steps: int
+    objective: typing.Literal["language_modeling", "align", "distill"] = "language_modeling"
+    distill_weight: float | None = None
+    distill_temperature: float | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_targets: list[str] | None = None
     output_dir: str | None = None
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
@@ -279,8 +301,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
     recipe = build_section(Recipe, sections, path="")
     recipe.name = name
     _check(recipe)
-    if recipe.training.output_dir is None:
-        recipe.training.output_dir = f"runs/{name}"
+    _fill_in(recipe)
     return recipe
 
 
@@ -301,7 +322,10 @@ def _read(source: str) -> tuple[str, str]:
 
 _POSITIVE = {
     "data": ("num_proc",),
-    "training": ("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
+    "training": (
+        *("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
+        *("distill_temperature", "lora_rank", "lora_alpha"),
+    ),
     "evaluation": ("every", "max_tokens", "batch_size"),
     "tracking": ("log_every",),
 }
@@ -346,3 +370,44 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"evaluation.lengths is {recipe.evaluation.lengths}, but a window has at least 1 token")
     if training.keep_best and recipe.evaluation.every is None:
         raise RecipeError("training.keep_best needs evaluation.every: the best model is chosen while training")
+    _check_conversion(model, training)
+
+
+def _check_conversion(model: ModelSection, training: TrainingSection) -> None:
+    objective, pretrained = training.objective, model.init_from or model.convert_gpt2
+    if objective == "language_modeling" and model.teacher:
+        raise RecipeError("model.teacher belongs to training.objective align or distill, not to language_modeling")
+    if objective != "language_modeling" and not (model.teacher or model.convert_gpt2):
+        raise RecipeError(f"training.objective {objective} needs model.teacher: the GPT-2 to learn from")
+    for key in ("distill_weight", "distill_temperature"):
+        if getattr(training, key) is not None and objective != "distill":
+            raise RecipeError(f"training.{key} belongs to training.objective distill, not to {objective}; remove it")
+    for key in ("lora_alpha", "lora_targets"):
+        if getattr(training, key) is not None and training.lora_rank is None:
+            raise RecipeError(f"training.{key} belongs to training.lora_rank, which is not set; remove it")
+    if not 0 <= (training.distill_weight or 0) <= 1:
+        raise RecipeError(f"training.distill_weight is {training.distill_weight}, but must lie between 0 and 1")
+    for key, chosen in (("objective align", objective == "align"), ("lora_rank", training.lora_rank)):
+        if chosen and not pretrained:
+            raise RecipeError(
+                f"training.{key} leaves most weights as they are, and these would be random: set model.convert_gpt2 "
+                "or model.init_from"
+            )
+    if training.lora_targets == []:
+        raise RecipeError("training.lora_targets is empty; name modules, or remove it for all of GPT-2's matrices")
+    if training.gradient_checkpointing and objective == "align":
+        raise RecipeError("training.gradient_checkpointing does nothing for training.objective align; remove it")
+
+
+def _fill_in(recipe: Recipe) -> None:
+    """Defaults that depend on other keys."""
+    model, training = recipe.model, recipe.training
+    if training.output_dir is None:
+        training.output_dir = f"runs/{recipe.name}"
+    if training.objective != "language_modeling":
+        model.teacher = model.teacher or model.convert_gpt2
+    if training.objective == "distill":
+        training.distill_weight = 0.5 if training.distill_weight is None else training.distill_weight
+        training.distill_temperature = training.distill_temperature or 1.0
+    if training.lora_rank is not None and training.lora_alpha is None:
+        training.lora_alpha = 2.0 * training.lora_rank
