@@ -37,7 +37,7 @@ PIPELINE_TAGS = {
 
 # How a run began (`start` of metrics.json), where that is not random weights.
 STARTS = {
-    "convert_gpt2": "converted from a trained GPT-2; steps, tokens and time below are those of the fine-tuning alone",
+    "convert_gpt2": "converted from a trained GPT-2; steps, tokens and time below are those of this run alone",
     "init_from": "another trained model; steps, tokens and time below are those of this run alone",
 }
 

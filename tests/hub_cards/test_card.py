@@ -67,7 +67,7 @@ def test_the_card_changes_with_the_metrics(make_card, metrics):
         "(read by Python 3.11.7) |",
         "| licence of the data | cc-by-sa-4.0 |",
         "| steps | 1,100, lowest validation loss at 1,050 |",
-        "| start | converted from a trained GPT-2; steps, tokens and time below are those of the fine-tuning alone |",
+        "| start | converted from a trained GPT-2; steps, tokens and time below are those of this run alone |",
         "| batch | 8 sequences of 128 tokens |",
         "| tokens seen | 1,126,400 |",
         "| versions | torch 2.13.0, transformers 5.23.0 |",
