@@ -42,8 +42,22 @@ PIPELINE_TAGS = {
 
 # How a run began (`start` of metrics.json), where that is not random weights.
 STARTS = {
-    "convert_gpt2": "converted from a trained GPT-2; steps, tokens and time below are those of the fine-tuning alone",
+    "convert_gpt2": "converted from a trained GPT-2; steps, tokens and time below are those of this run alone",
     "init_from": "another trained model; steps, tokens and time below are those of this run alone",
+}
+
+# What a run learned (`training.objective` of metrics.json), and the unit of its loss.
+OBJECTIVES = {
+    "language_modeling": ("next-token prediction", "nats a token"),
+    "align": (
+        "alignment: each layer's memory learned to give what the attention of the teacher{} gives on the same input, "
+        "and nothing else learned",
+        "of the mean square of that attention's output",
+    ),
+    "distill": (
+        "distillation: next-token prediction, mixed with the divergence from the predictions of the teacher{}",
+        "nats a token, mixed",
+    ),
 }
 
 
@@ -91,7 +105,7 @@ def model_card(
         language=about.data.language,
         tags=[*(["custom_code"] if of_zoo else []), config.model_type, *about.data.tags],
     )
-    source, lengths = None, {}
+    source, objective, loss_unit, lengths = None, None, None, {}
     if metrics is not None:
         source = metrics["data"]["source"]
         dataset = metrics["data"].get("dataset")
@@ -100,6 +114,9 @@ def model_card(
         elif dataset is None:  # files: where they lay says nothing to others
             source = ", ".join(Path(name).name for name in source.split(", "))
         lengths = {int(length): result for length, result in metrics["evaluation"].get("by_length", {}).items()}
+        teacher = f" `{metrics['teacher']}`" if "teacher" in metrics else ""
+        objective, loss_unit = OBJECTIVES[metrics["training"].get("objective", "language_modeling")]
+        objective = objective.format(teacher)
         data.model_name = name
         data.base_model = metrics.get("base_model")
         data.datasets = [dataset] if dataset else None
@@ -129,6 +146,8 @@ def model_card(
         metrics=metrics,
         source=source,
         starts=STARTS,
+        objective=objective,
+        loss_unit=loss_unit,
         lengths=sorted(lengths.items()),
         recipe=recipe and recipe.strip(),
     )

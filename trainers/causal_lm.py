@@ -24,7 +24,7 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -32,100 +32,34 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import PartialState
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqzoo.data.text import Corpus, load_corpus
-from seqzoo.data.text_packing import PackedBatches, TokenRow, held_out_windows, tokenize
+from seqzoo.data.text_packing import PackedBatches, TokenRow, tokenize
 from seqzoo.data.text_stream import PackedStream, first_tokens, stream_corpus
 from seqzoo.data.text_tokenizer import load_tokenizer, train_tokenizer
 from seqzoo.hub_cards.export import export
 from seqzoo.hub_cards.publish import PushError, check_target, push
-from seqzoo.metrics.language_modeling import bits_per_byte, perplexity, unigram_loss
+from seqzoo.metrics.language_modeling import unigram_loss
 from seqzoo.trainers.checkpointing import replacing_files, write_text
+from seqzoo.trainers.language_modeling import CausalLanguageModeling
 from seqzoo.trainers.loop import TrainingDiverged, TrainingState, new_accelerator, note, train
 from seqzoo.trainers.recipe import Recipe, load_recipe
-from seqzoo.trainers.recipe_model import build_model, dry_run
+from seqzoo.trainers.recipe_model import build_model, dry_run, trained_parameters
 from seqzoo.trainers.run_folder import check_run_folder, locked, open_run_folder
 from seqzoo.trainers.tracking import finish_tracker, installed_tracker, start_tracker
+from seqzoo.trainers.transfer.alignment import Alignment
+from seqzoo.trainers.transfer.distillation import Distillation
+from seqzoo.trainers.transfer.lora import merge_lora
+from seqzoo.trainers.transfer.teacher import load_teacher
 
 
 # Of a stream, what a tokenizer of one's own is trained on: data.streaming of the recipe says so.
 _TOKENIZER_ROWS = 100_000
 _LIBRARIES = ("seqzoo", "torch", "transformers", "accelerate", "datasets", "tokenizers")
-
-
-class CausalLanguageModeling:
-    """Next-token prediction: the loss, and its measures on held-out text.
-
-    Args:
-        accelerator (`Accelerator`):
-            Shares the held-out windows out.
-        held_out (`TokenRow`):
-            Text to evaluate on.
-        recipe (`Recipe`):
-            `evaluation` says how much of it, `data.sequence_length` in which windows.
-
-    Raises:
-        `ValueError`: there is nothing to predict in the held-out text.
-    """
-
-    def __init__(self, accelerator: Accelerator, held_out: TokenRow, recipe: Recipe):
-        if len(held_out) < 2:
-            raise ValueError(
-                f"the held-out text has {len(held_out)} tokens, but 2 are the least that can be evaluated"
-            )
-        self.accelerator = accelerator
-        self.held_out = held_out
-        self.evaluation = recipe.evaluation
-        self.sequence_length = recipe.data.sequence_length
-
-    def count_targets(self, batch: Mapping[str, Tensor]) -> int:
-        return int((batch["labels"][:, 1:] != -100).sum())
-
-    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        logits = model(**inputs, use_cache=False).logits  # [batch, sequence, vocabulary]
-        return _sum_of_losses(logits[:, :-1], batch["labels"][:, 1:])
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        return self.evaluate_at(model, self.sequence_length)
-
-    @torch.no_grad()
-    def evaluate_at(self, model: nn.Module, length: int) -> dict[str, float]:
-        """Loss (nats a token), perplexity and bits per byte in windows of `length` tokens that do not overlap."""
-        inputs, targets = held_out_windows(self.held_out, length, self.evaluation.max_tokens)
-        accelerator = self.accelerator
-        # As many tokens in a pass at every length, and as many passes on every process.
-        rows = max(1, self.evaluation.batch_size * self.sequence_length // length // accelerator.num_processes)
-        missing = -len(inputs) % (rows * accelerator.num_processes)
-        inputs = np.concatenate([inputs, np.repeat(inputs[:1], missing, axis=0)])
-        targets = np.concatenate([targets, np.full((missing, length), -100)])
-        total = torch.zeros((), dtype=torch.float64)
-        model.eval()
-        for start in range(accelerator.process_index * rows, len(inputs), rows * accelerator.num_processes):
-            window = torch.from_numpy(inputs[start : start + rows]).to(accelerator.device)
-            target = torch.from_numpy(targets[start : start + rows]).to(accelerator.device)
-            total += _sum_of_losses(model(input_ids=window, use_cache=False).logits, target).cpu()
-        count = int((targets != -100).sum())
-        return self.measures(accelerator.reduce(total.to(accelerator.device)).item() / count)
-
-    def measures(self, loss: float) -> dict[str, float]:
-        return {
-            "loss": loss,
-            "bits_per_byte": bits_per_byte(loss, len(self.held_out), self.held_out.bytes),
-            "perplexity": perplexity(loss),
-        }
-
-
-def _sum_of_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed cross-entropy of logits `[..., vocabulary]` against the tokens they predict; -100 does not count."""
-    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=-100, reduction="sum")
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
@@ -137,7 +71,9 @@ def run(recipe: Recipe) -> dict[str, Any]:
         What `metrics.json` holds.
 
     Raises:
-        `RecipeError`: the recipe does not fit the model, what is installed, or the run that is to be resumed.
+        `RecipeError`: the recipe does not fit the model, its teacher, what is installed, or the run that is to be
+            resumed.
+        `ImportError`: `training.lora_rank` without peft.
         `FileExistsError`: the folder holds something, and neither `training.resume` nor `training.overwrite` is set;
             or another process is training in it.
         `FileNotFoundError`, `ValueError`: see [`seqzoo.data.text.load_corpus`].
@@ -161,12 +97,13 @@ def run(recipe: Recipe) -> dict[str, Any]:
     )
     note(
         accelerator,
-        f"{recipe.name}: {model.num_parameters():,} parameters, "
+        f"{recipe.name}: {model.num_parameters():,} parameters, {trained_parameters(model):,} of them trained, "
         + (f"{len(row):,} training tokens, " if row is not None else "streamed text, ")
         + (topology if accelerator.num_processes > 1 else f"1 process ({accelerator.device})"),
     )
     batches = _batches(recipe, corpus, tokenizer, row)
-    objective = CausalLanguageModeling(accelerator, held_out, recipe)
+    objective = _objective(accelerator, held_out, recipe, model, tokenizer)
+    trained = trained_parameters(model)
     # From here on the recipe is known to be good; only now an earlier run may have to go.
     if accelerator.is_main_process:
         open_run_folder(folder, recipe)
@@ -176,12 +113,14 @@ def run(recipe: Recipe) -> dict[str, Any]:
 
     with locked(folder) if accelerator.is_main_process else nullcontext():
         model, state = train(accelerator, model, batches, objective, recipe)
+    if recipe.training.lora_rank:
+        merge_lora(accelerator.unwrap_model(model))
     evaluation = _final_evaluation(objective, model, row, len(tokenizer))
     weights = accelerator.get_state_dict(model)
     model = accelerator.unwrap_model(model)
     # FSDP gathers a tied weight under each of its names; it is stored under one.
     weights = {name: weight for name, weight in weights.items() if name not in model.all_tied_weights_keys}
-    metrics = _metrics(recipe, model, corpus, row, held_out, state, evaluation)
+    metrics = _metrics(recipe, model, trained, corpus, row, held_out, state, evaluation)
     if accelerator.is_main_process:
         with replacing_files(folder) as unfinished:
             model.save_pretrained(unfinished, state_dict=weights)
@@ -249,6 +188,20 @@ def _batches(
     )
 
 
+def _objective(
+    accelerator: Accelerator,
+    held_out: TokenRow,
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> CausalLanguageModeling:
+    if recipe.training.objective == "language_modeling":
+        return CausalLanguageModeling(accelerator, held_out, recipe)
+    teacher = load_teacher(recipe, model, tokenizer).to(accelerator.device)
+    kind = {"align": Alignment, "distill": Distillation}[recipe.training.objective]
+    return kind(accelerator, held_out, recipe, teacher)
+
+
 def _final_evaluation(
     objective: CausalLanguageModeling, model: nn.Module, row: TokenRow | None, vocab_size: int
 ) -> dict[str, Any]:
@@ -270,6 +223,7 @@ def _final_evaluation(
 def _metrics(
     recipe: Recipe,
     model: PreTrainedModel,
+    trained: int,
     corpus: Corpus,
     row: TokenRow | None,
     held_out: TokenRow,
@@ -278,15 +232,16 @@ def _metrics(
 ) -> dict[str, Any]:
     """What cards, tables and benchmarks read."""
     license = recipe.data.license or corpus.license
-    base_model = recipe.model.init_from or recipe.model.convert_gpt2
-    on_hub = base_model and not Path(base_model).exists()  # a folder of this machine says nothing to others
+    libraries = [*_LIBRARIES, "peft"] if recipe.training.lora_rank else _LIBRARIES
+    sources = {"base_model": recipe.model.init_from or recipe.model.convert_gpt2, "teacher": recipe.model.teacher}
     positions = getattr(model.config, "position_embedding_type", None)
     return {
         "schema": 1,
         "model_type": model.config.model_type,
         "parameters": model.num_parameters(),
         "recipe": recipe.name,
-        **({"base_model": base_model} if on_hub else {}),
+        # A folder of this machine says nothing to others.
+        **{key: source for key, source in sources.items() if source and not Path(source).exists()},
         "start": "convert_gpt2" if recipe.model.convert_gpt2 else "init_from" if recipe.model.init_from else "random",
         "data": {
             "source": corpus.source,
@@ -301,6 +256,9 @@ def _metrics(
             **({"license": license} if license else {}),
         },
         "training": {
+            "objective": recipe.training.objective,
+            "trained_parameters": trained,
+            **({"lora_rank": recipe.training.lora_rank} if recipe.training.lora_rank else {}),
             "steps": state.step,
             "tokens_seen": state.tokens_seen,
             "seconds": round(state.seconds, 3),
@@ -314,7 +272,7 @@ def _metrics(
         },
         "history": {"train": state.train_history, "validation": state.validation_history},
         "evaluation": evaluation | ({"position_embedding_type": positions} if positions else {}),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in libraries},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -357,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     try:
         execute(args.recipe, args.overrides, args.dry_run)
-    except (OSError, ValueError, TrainingDiverged) as error:
+    except (OSError, ValueError, ImportError, TrainingDiverged) as error:
         # Each of these says what to do; a traceback would only hide it.
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,20 +10,16 @@ the run's folder gets the resolved one (`recipe.yaml`), in which every key is wr
 """
 
 import copy
-import difflib
-import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message names the key and the remedy."""
+from seqzoo.trainers.recipe_parsing import RecipeError, apply_override, build_section, refuse_unknown
 
 
 @dataclass
@@ -41,12 +37,15 @@ class ModelSection:
             Folder or Hub id of a model of this type to go on training.
         convert_gpt2 (`str`, *optional*):
             Folder or Hub id of a GPT-2 to convert into decaying fast weights first.
+        teacher (`str`, *optional*, defaults to `convert_gpt2`):
+            Folder or Hub id of the GPT-2 that the objectives `align` and `distill` learn from.
     """
 
     model_type: str
     config: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None
     convert_gpt2: str | None = None
+    teacher: str | None = None
 
 
 @dataclass
@@ -129,6 +128,19 @@ class TrainingSection:
     Args:
         steps (`int`):
             Optimizer steps in all.
+        objective (`language_modeling`, `align` or `distill`, defaults to `language_modeling`):
+            Next-token prediction. Or a stage of a conversion, with `model.teacher`: `align` teaches each layer's
+            memory to give what the teacher's attention gives, and nothing else learns; `distill` adds the divergence
+            from the teacher's predictions to next-token prediction. A stage is a run of its own; the next one names
+            it as `model.init_from`.
+        distill_weight (`float`, defaults to 0.5), distill_temperature (`float`, defaults to 1.0):
+            Only with `distill`: the share of the divergence in the loss, from 0 to 1, and what both models' logits
+            are divided by for it.
+        lora_rank (`int`, *optional*):
+            Train low-rank updates of GPT-2's matrices, and in full only what GPT-2 does not have (the gates). They are
+            merged into the finished model. Needs the extra `lora` (peft).
+        lora_alpha (`float`, defaults to twice the rank), lora_targets (`list[str]`, defaults to GPT-2's matrices):
+            Only with `lora_rank`: an update counts `lora_alpha / lora_rank` times; names of the modules that get one.
         output_dir (`str`, *optional*, defaults to `runs/<recipe>`):
             The run's folder.
         batch_size (`int`, defaults to 8):
@@ -162,6 +174,12 @@ class TrainingSection:
     """
 
     steps: int
+    objective: typing.Literal["language_modeling", "align", "distill"] = "language_modeling"
+    distill_weight: float | None = None
+    distill_temperature: float | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_targets: list[str] | None = None
     output_dir: str | None = None
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
@@ -288,14 +306,13 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         raise RecipeError(f"recipe {source} must be a mapping of sections, not {type(sections).__name__}")
     sections = copy.deepcopy(dict(sections))
     for override in overrides:
-        _apply(sections, override)
+        apply_override(sections, override)
     # A file knows its own name; `name` is no key of it.
-    _refuse_unknown(sections, [item.name for item in fields(Recipe) if item.name != "name"], path="")
-    recipe = _build(Recipe, sections, path="")
+    refuse_unknown(sections, [item.name for item in fields(Recipe) if item.name != "name"], path="")
+    recipe = build_section(Recipe, sections, path="")
     recipe.name = name
     _check(recipe)
-    if recipe.training.output_dir is None:
-        recipe.training.output_dir = f"runs/{name}"
+    _fill_in(recipe)
     return recipe
 
 
@@ -314,96 +331,12 @@ def _read(source: str) -> tuple[str, str]:
     raise FileNotFoundError(f"there is no recipe {source}; the packaged ones are: {', '.join(packaged)}")
 
 
-def _apply(sections: dict[str, Any], override: str) -> None:
-    """Set one `section.key=value` in the nested mapping."""
-    path, equals, value = override.partition("=")
-    if not equals:
-        raise RecipeError(f"{override!r} is not of the form section.key=value, such as training.lr=3e-4")
-    *parents, key = path.split(".")
-    target = sections
-    for parent in parents:
-        target = target.setdefault(parent, {})
-        if not isinstance(target, dict):
-            raise RecipeError(f"{override!r}: {parent} is a single value, it has no keys")
-    try:
-        target[key] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{override!r}: the value is not YAML: {error}") from error
-
-
-def _refuse_unknown(mapping: Mapping[str, Any], known: Iterable[str], path: str) -> None:
-    """Raise for the first key that is not known, with the nearest right name."""
-    known = list(known)
-    for key in mapping:
-        if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-            raise RecipeError(f"unknown key {path}{key}; did you mean {path}{nearest}? Known: {', '.join(known)}")
-
-
-def _build(cls: type, mapping: Any, path: str) -> Any:
-    """Make the dataclass `cls` of a mapping, checking names and types all the way down."""
-    if not isinstance(mapping, Mapping):
-        raise RecipeError(f"{path.rstrip('.')} must be a mapping of keys, not {mapping!r}")
-    _refuse_unknown(mapping, [item.name for item in fields(cls)], path)
-    hints = typing.get_type_hints(cls)
-    values = {key: _convert(value, hints[key], f"{path}{key}") for key, value in mapping.items()}
-    required = [item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING]
-    for key in required:
-        if key not in values:
-            raise RecipeError(f"the recipe lacks {path}{key}")
-    return cls(**values)
-
-
-def _convert(value: Any, hint: Any, path: str) -> Any:
-    """Check `value` against a type hint; YAML's integers and `3e-4` (a string to YAML 1.1) count as floats."""
-    origin = typing.get_origin(hint)
-    if is_dataclass(hint):
-        return _build(hint, value, f"{path}.")
-    if origin in (types.UnionType, typing.Union):
-        for option in typing.get_args(hint):
-            try:
-                return _convert(value, option, path)
-            except RecipeError:
-                continue
-    elif origin is typing.Literal:
-        # YAML 1.1 reads a bare `no` as false.
-        value = "no" if value is False and "no" in typing.get_args(hint) else value
-        if value in typing.get_args(hint):
-            return value
-        nearest = difflib.get_close_matches(str(value), typing.get_args(hint), n=1, cutoff=0.0)[0]
-        options = ", ".join(typing.get_args(hint))
-        raise RecipeError(f"{path} is {value!r}; did you mean {nearest}? It takes one of {options}")
-    elif origin is list:
-        if isinstance(value, list):
-            return [_convert(item, typing.get_args(hint)[0], f"{path}[{i}]") for i, item in enumerate(value)]
-    elif origin is dict:
-        if isinstance(value, Mapping):
-            return dict(value)
-    elif hint is float:
-        if not isinstance(value, bool):
-            try:
-                return float(value)
-            except (TypeError, ValueError):
-                pass
-    elif isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-        return value
-    raise RecipeError(f"{path} is {value!r}, but takes {_describe(hint)}")
-
-
-def _describe(hint: Any) -> str:
-    if hint is type(None):
-        return "null"
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return " or ".join(_describe(option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is typing.Literal:
-        return ", ".join(typing.get_args(hint))
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-    return names.get(hint, str(hint))
-
-
 _POSITIVE = {
     "data": ("num_proc", "shuffle_buffer"),
-    "training": ("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
+    "training": (
+        *("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
+        *("distill_temperature", "lora_rank", "lora_alpha"),
+    ),
     "evaluation": ("every", "max_tokens", "batch_size"),
     "tracking": ("log_every",),
 }
@@ -458,3 +391,44 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"evaluation.lengths is {recipe.evaluation.lengths}, but a window has at least 1 token")
     if training.keep_best and recipe.evaluation.every is None:
         raise RecipeError("training.keep_best needs evaluation.every: the best model is chosen while training")
+    _check_conversion(model, training)
+
+
+def _check_conversion(model: ModelSection, training: TrainingSection) -> None:
+    objective, pretrained = training.objective, model.init_from or model.convert_gpt2
+    if objective == "language_modeling" and model.teacher:
+        raise RecipeError("model.teacher belongs to training.objective align or distill, not to language_modeling")
+    if objective != "language_modeling" and not (model.teacher or model.convert_gpt2):
+        raise RecipeError(f"training.objective {objective} needs model.teacher: the GPT-2 to learn from")
+    for key in ("distill_weight", "distill_temperature"):
+        if getattr(training, key) is not None and objective != "distill":
+            raise RecipeError(f"training.{key} belongs to training.objective distill, not to {objective}; remove it")
+    for key in ("lora_alpha", "lora_targets"):
+        if getattr(training, key) is not None and training.lora_rank is None:
+            raise RecipeError(f"training.{key} belongs to training.lora_rank, which is not set; remove it")
+    if not 0 <= (training.distill_weight or 0) <= 1:
+        raise RecipeError(f"training.distill_weight is {training.distill_weight}, but must lie between 0 and 1")
+    for key, chosen in (("objective align", objective == "align"), ("lora_rank", training.lora_rank)):
+        if chosen and not pretrained:
+            raise RecipeError(
+                f"training.{key} leaves most weights as they are, and these would be random: set model.convert_gpt2 "
+                "or model.init_from"
+            )
+    if training.lora_targets == []:
+        raise RecipeError("training.lora_targets is empty; name modules, or remove it for all of GPT-2's matrices")
+    if training.gradient_checkpointing and objective == "align":
+        raise RecipeError("training.gradient_checkpointing does nothing for training.objective align; remove it")
+
+
+def _fill_in(recipe: Recipe) -> None:
+    """Defaults that depend on other keys."""
+    model, training = recipe.model, recipe.training
+    if training.output_dir is None:
+        training.output_dir = f"runs/{recipe.name}"
+    if training.objective != "language_modeling":
+        model.teacher = model.teacher or model.convert_gpt2
+    if training.objective == "distill":
+        training.distill_weight = 0.5 if training.distill_weight is None else training.distill_weight
+        training.distill_temperature = training.distill_temperature or 1.0
+    if training.lora_rank is not None and training.lora_alpha is None:
+        training.lora_alpha = 2.0 * training.lora_rank

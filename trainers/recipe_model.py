@@ -18,12 +18,15 @@ from transformers import (
 )
 
 from seqzoo.trainers.recipe import ModelSection, Recipe, RecipeError
+from seqzoo.trainers.transfer.alignment import train_only_memories
+from seqzoo.trainers.transfer.lora import add_lora
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model to train, in float32 on the CPU.
+    """The model to train, in float32 on the CPU; what the recipe does not train needs no gradient.
 
     Raises:
+        `ImportError`: `training.lora_rank` without peft.
         `RecipeError`: an unknown model type or config key, or a config that fits neither the tokenizer nor the
             `data.sequence_length`.
         `OSError`: `init_from` or `convert_gpt2` names nothing that can be loaded.
@@ -56,7 +59,20 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
             "leave model.config.vocab_size out, or use the tokenizer that the model was trained with"
         )
     check_lengths(recipe, model.config)
+    _choose_parameters(model, recipe)
     return model
+
+
+def _choose_parameters(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Freeze what the recipe does not train, and add what it trains instead."""
+    if recipe.training.lora_rank:
+        add_lora(model, recipe.training)
+    if recipe.training.objective == "align":
+        train_only_memories(model)
+
+
+def trained_parameters(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -120,10 +136,13 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     """Try a recipe out without data, weights or network: one batch of full shape through a model without storage.
 
     Returns:
-        `model_type`, `parameters`, `batch` (`[sequences, tokens]` of a step over all processes), `tokens` of the whole
-        training, and `logits` (shape).
+        `model_type`, `parameters`, `trained_parameters`, `batch` (`[sequences, tokens]` of a step over all processes),
+        `tokens` of the whole training, and `logits` (shape).
     """
     model = weightless_model(recipe)
+    parameters = model.num_parameters()
+    with torch.device("meta"):
+        _choose_parameters(model, recipe)
     shape = (recipe.training.batch_size, recipe.data.sequence_length)
     tokens = torch.zeros(shape, dtype=torch.long, device="meta")
     inputs = {"input_ids": tokens, "labels": tokens}
@@ -133,7 +152,8 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     output = model(**inputs, use_cache=True)
     return {
         "model_type": model.config.model_type,
-        "parameters": model.num_parameters(),
+        "parameters": parameters,
+        "trained_parameters": trained_parameters(model),
         "batch": list(shape),
         "tokens": shape[0] * shape[1] * recipe.training.steps,
         "logits": list(output.logits.shape),

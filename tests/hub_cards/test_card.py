@@ -76,7 +76,7 @@ def test_the_card_changes_with_the_metrics(make_card, metrics):
         "(read by Python 3.11.7) |",
         "| licence of the data | cc-by-sa-4.0 |",
         "| steps | 1,100, lowest validation loss at 1,050 |",
-        "| start | converted from a trained GPT-2; steps, tokens and time below are those of the fine-tuning alone |",
+        "| start | converted from a trained GPT-2; steps, tokens and time below are those of this run alone |",
         "| batch | 8 sequences of 128 tokens |",
         "| tokens seen | 1,126,400 |",
         "| versions | torch 2.13.0, transformers 5.23.0 |",
@@ -92,6 +92,20 @@ def test_what_was_measured_is_in_the_text(make_card, metrics, line):
     metrics["evaluation"]["bits_per_byte"] = 1.87651  # away from a rounding tie
     metrics["evaluation"]["by_length"]["128"]["bits_per_byte"] = 1.87651
     assert line in make_card(metrics).text
+
+
+def test_the_card_says_what_a_run_learned_and_from_whom(make_card, metrics):
+    assert "| objective | next-token prediction |\n| steps |" in make_card(metrics).text  # metrics of before stages
+    metrics["training"] |= {"objective": "align", "trained_parameters": 4321}
+    text = make_card(metrics).text
+    assert "what the attention of the teacher gives on the same input, and nothing else learned |\n| steps |" in text
+    assert "| last training loss | 2.3456 of the mean square of that attention's output |" in text
+    metrics["training"] |= {"objective": "distill", "lora_rank": 8}
+    metrics["teacher"] = "openai-community/gpt2-medium"
+    text = make_card(metrics).text
+    assert "divergence from the predictions of the teacher `openai-community/gpt2-medium` |" in text
+    assert "| trained parameters | 4,321: low-rank updates (rank 8), merged into the weights, and the gates |" in text
+    assert "| last training loss | 2.3456 nats a token, mixed |" in text
 
 
 def test_what_was_not_measured_is_not_claimed(make_card, metrics):

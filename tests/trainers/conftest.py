@@ -5,6 +5,9 @@ from pydoc_data.topics import topics
 
 import pytest
 
+from seqzoo.trainers.causal_lm import run
+from seqzoo.trainers.recipe import load_recipe
+
 
 @pytest.fixture
 def sections(tmp_path) -> dict:
@@ -25,3 +28,12 @@ def sections(tmp_path) -> dict:
         "evaluation": {"max_tokens": 500},
         "tracking": {"tracker": "none", "log_every": 1},
     }
+
+
+@pytest.fixture
+def conversion(sections, tmp_path) -> dict:
+    """Sections of a student's recipe: a teacher was trained for some steps, its attention is to be swapped."""
+    teacher = str(tmp_path / "teacher")
+    run(load_recipe(sections, ["training.steps=4", f"training.output_dir={teacher}"]))
+    model = {"model_type": "decay_fast_weight_gpt2", "convert_gpt2": teacher}
+    return sections | {"model": model, "tokenizer": {}}

@@ -75,6 +75,71 @@ def test_mistakes_are_named(override, words):
         assert word in str(caught.value)
 
 
+CONVERSION = {
+    "model": {"model_type": "decay_fast_weight_gpt2", "convert_gpt2": "gpt2"},
+    "training": {"steps": 10},
+}
+FROM_ALIGNED = ["model.convert_gpt2=null", "model.init_from=aligned"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["training.objective=destill"], ["did you mean distill"]),
+        (["model.teacher=gpt2"], ["model.teacher belongs to", "not to language_modeling"]),
+        ([*FROM_ALIGNED, "training.objective=distill"], ["training.objective distill needs model.teacher"]),
+        (["training.distill_weight=0"], ["training.distill_weight belongs to", "distill, not to language_modeling"]),
+        (
+            ["training.objective=align", "training.distill_temperature=2"],
+            ["training.distill_temperature belongs to", "distill, not to align"],
+        ),
+        (["training.objective=distill", "training.distill_weight=1.5"], ["training.distill_weight is 1.5", "0 and 1"]),
+        (["training.objective=distill", "training.distill_temperature=0"], ["distill_temperature is 0", "greater"]),
+        (["training.lora_alpha=8"], ["training.lora_alpha belongs to training.lora_rank"]),
+        (["training.lora_targets=[c_attn]"], ["training.lora_targets belongs to training.lora_rank"]),
+        (["training.lora_rank=0"], ["training.lora_rank is 0", "greater"]),
+        (["training.lora_rank=2", "training.lora_targets=[]"], ["training.lora_targets is empty"]),
+        (
+            ["model.convert_gpt2=null", "tokenizer.path=gpt2", "training.lora_rank=2"],
+            ["training.lora_rank leaves most weights", "model.convert_gpt2 or model.init_from"],
+        ),
+        (
+            ["model.convert_gpt2=null", "tokenizer.path=gpt2", "model.teacher=gpt2", "training.objective=align"],
+            ["training.objective align leaves most weights", "model.convert_gpt2 or model.init_from"],
+        ),
+        (["training.objective=align", "training.gradient_checkpointing=true"], ["gradient_checkpointing", "align"]),
+    ],
+)
+def test_mistakes_of_conversions_are_named(overrides, words):
+    load_recipe(CONVERSION)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(CONVERSION, overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_defaults_of_conversions_are_written_out():
+    plain = load_recipe(CONVERSION)
+    assert (plain.training.objective, plain.model.teacher, plain.training.lora_alpha) == (
+        "language_modeling",
+        None,
+        None,
+    )
+    recipe = load_recipe(CONVERSION, ["training.objective=distill", "training.lora_rank=4"])
+    assert recipe.model.teacher == "gpt2"
+    assert (recipe.training.distill_weight, recipe.training.distill_temperature) == (0.5, 1.0)
+    assert recipe.training.lora_alpha == 8
+    assert (
+        load_recipe(CONVERSION, ["training.objective=distill", "training.distill_weight=0"]).training
+        == (
+            load_recipe(
+                recipe.as_dict(), ["training.distill_weight=0", "training.lora_rank=null", "training.lora_alpha=null"]
+            )
+        ).training
+    )
+    assert load_recipe(recipe.as_dict()).as_dict() == recipe.as_dict()
+
+
 def test_missing_parts(tmp_path):
     with pytest.raises(RecipeError, match=r"lacks training\.steps"):
         load_recipe({**SECTIONS, "training": {}})

@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from seqzoo.data.text_packing import PackedBatches
 from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.recipe import load_recipe
 
@@ -101,6 +102,12 @@ def test_a_stream_killed_in_the_second_epoch(sections, tmp_path):
     assert resumed["data"]["streaming"]
     assert (resumed["data"]["sha256"], resumed["data"]["train_tokens"]) == (None, None)
     assert "unigram" not in resumed["evaluation"]
+
+
+def assert_equal_runs(resumed, unbroken, tmp_path):
+    assert [step for step, _ in resumed["history"]["train"]] == list(range(1, 13))
+    for key in ("history", "evaluation", "data", "parameters"):
+        assert resumed[key] == unbroken[key], key
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "unbroken")]
     assert weights[0] == weights[1]
 
@@ -122,3 +129,41 @@ def test_two_runs_do_not_share_a_folder(sections, tmp_path):
     other.kill()
     other.communicate()
     run(load_recipe(sections, [*overrides, "training.overwrite=true"]))
+
+
+CONVERSIONS = {
+    "align": ["training.objective=align"],
+    "distill with updates": ["training.objective=distill", "training.lora_rank=2", "training.keep_best=true"],
+}
+
+
+@pytest.mark.parametrize("overrides", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_a_stage_of_a_conversion_goes_on(conversion, tmp_path, monkeypatch, overrides):
+    overrides = [*overrides, "training.checkpoint_every=4", "evaluation.every=5"]
+    unbroken = run(load_recipe(conversion, [*overrides, f"training.output_dir={tmp_path / 'unbroken'}"]))
+    following = PackedBatches.__next__
+
+    def stop_after_nine(batches):
+        if batches.offset == 9 * batches.batch_size:
+            raise KeyboardInterrupt
+        return following(batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedBatches, "__next__", stop_after_nine)
+        with pytest.raises(KeyboardInterrupt):
+            run(load_recipe(conversion, overrides))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert_equal_runs(run(load_recipe(conversion, [*overrides, "training.resume=true"])), unbroken, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_a_stage_of_a_conversion_is_killed(conversion, tmp_path, overrides):
+    conversion["training"] |= {"checkpoint_every": 4, "gradient_accumulation_steps": 2}
+    conversion["evaluation"]["every"] = 5
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(conversion))
+    unbroken = run(load_recipe(file, [*overrides, f"training.output_dir={tmp_path / 'unbroken'}"]))
+    killed("batch", 10, str(file), *overrides)
+    assert (tmp_path / "run" / "checkpoints" / "step_00000008").is_dir()
+    assert_equal_runs(run(load_recipe(file, [*overrides, "training.resume=true"])), unbroken, tmp_path)
