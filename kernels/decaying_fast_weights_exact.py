@@ -42,33 +42,18 @@ class _Result(NamedTuple):
     blocks: list[torch.Tensor]  # and, for each level, the blocks that it adds to, [pairs, h, size]
 
 
-class _Side(NamedTuple):
-    """Operands that a merge multiplies by the same totals: side by side in the last dimension, one multiplication."""
-
-    steps: tuple[torch.Tensor, ...]  # each [nb, nh, C, size]
-    rows: tuple[torch.Tensor, ...]  # the same memory as [nb * nh, C, size]
-    memory: torch.Tensor  # [nb * nh, C, sum of the sizes]
-
-
-class _Result(NamedTuple):
-    """What is summed over the levels."""
-
-    steps: torch.Tensor  # [nb, nh, C, size]
-    rows: torch.Tensor  # the same memory as [nb * nh, C, size]
-    blocks: list[torch.Tensor]  # and, for each level, the blocks that it adds to, [pairs, h, size]
-
-
 class ExactTile:
     """Work space for `nb` rows of the batch x `nh` heads x one chunk of C steps.
 
     Args:
         sizes: (nb, nh, C, K, D), C a power of two >= 2.
         scale: factor of the output.
+        backward: whether for the backward pass or for the forward one.
         units: powers of two near the largest magnitude of "q", "k", "v" and, for the backward pass, "d_output".
         options: dtype and device.
     """
 
-    def __init__(self, sizes, scale, units, **options):
+    def __init__(self, sizes, scale, backward, units, **options):
         nb, nh, length, key_size, value_size = sizes
         self.scale, self.units = scale, units
         self.min_log_gate, self.negligible = MIN_LOG_GATE[options["dtype"]], NEGLIGIBLE[options["dtype"]]
@@ -83,7 +68,6 @@ class ExactTile:
             rows = x.flatten(0, 1)
             return _Result(x, rows, [_blocks(rows, level.half, which) for level in self.levels])
 
-        backward = "d_output" in units
         both = (value_size, key_size)
         if backward:
             self.gates = side(*both, key_size)  # a, b, b
