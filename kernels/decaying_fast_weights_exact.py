@@ -12,6 +12,7 @@ is too small is relative to the largest q, k, v and gradient: these enter divide
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -25,145 +26,194 @@ NO_DECAY = 1e-30
 NEGLIGIBLE = {torch.float32: 1e-18, torch.float64: 1e-150}
 
 
+class _Side(NamedTuple):
+    """Operands that a merge multiplies by the same totals: side by side in the last dimension, one multiplication."""
+
+    steps: tuple[torch.Tensor, ...]  # each [nb, nh, C, size]
+    rows: tuple[torch.Tensor, ...]  # the same memory as [nb * nh, C, size]
+    memory: torch.Tensor  # [nb * nh, C, sum of the sizes]
+
+
+class _Result(NamedTuple):
+    """What is summed over the levels."""
+
+    steps: torch.Tensor  # [nb, nh, C, size]
+    rows: torch.Tensor  # the same memory as [nb * nh, C, size]
+    blocks: list[torch.Tensor]  # and, for each level, the blocks that it adds to, [pairs, h, size]
+
+
 class ExactTile:
     """Work space for `nb` rows of the batch x `nh` heads x one chunk of C steps.
 
     Args:
         sizes: (nb, nh, C, K, D), C a power of two >= 2.
         scale: factor of the output.
+        backward: whether for the backward pass or for the forward one.
         units: powers of two near the largest magnitude of "q", "k", "v" and, for the backward pass, "d_output".
         options: dtype and device.
     """
 
-    def __init__(self, sizes, scale, units, **options):
+    def __init__(self, sizes, scale, backward, units, **options):
         nb, nh, length, key_size, value_size = sizes
-        self.scale, self.units, self.sizes = scale, units, sizes
+        self.scale, self.units = scale, units
         self.min_log_gate, self.negligible = MIN_LOG_GATE[options["dtype"]], NEGLIGIBLE[options["dtype"]]
-        # What a merge multiplies by the same totals lies side by side in the last dimension, to be one multiplication:
-        # totals a, b(, b); prefix side a, q or d_o, q, b; suffix side v, k(, a, b). The bracketed are for gradients.
-        both = value_size + key_size
-        self.gates, self.prefix = (torch.empty(nb, nh, length, both + key_size, **options) for _ in range(2))
-        self.suffix = torch.empty(nb, nh, length, 2 * both, **options)
-        self.flow_k = torch.empty(nb, length, nh, key_size, **options).transpose(1, 2)
-        self.flow_v = torch.empty(nb, length, nh, value_size, **options).transpose(1, 2)
-        self.d_q, self.d_k = (torch.empty(nb, nh, length, key_size, **options) for _ in range(2))
-        self.o, self.d_v = (torch.empty(nb, nh, length, value_size, **options) for _ in range(2))
+
+        def side(*sizes):
+            x = torch.empty(nb, nh, length, sum(sizes), **options)
+            rows = x.flatten(0, 1)
+            return _Side(x.split(sizes, -1), rows.split(sizes, -1), rows)
+
+        def result(size, which):
+            x = torch.empty(nb, nh, length, size, **options)
+            rows = x.flatten(0, 1)
+            return _Result(x, rows, [_blocks(rows, level.half, which) for level in self.levels])
+
+        both = (value_size, key_size)
+        if backward:
+            self.gates = side(*both, key_size)  # a, b, b
+            self.prefix = side(*both, key_size)  # d_o, q, b
+            self.suffix = side(*both, *both)  # v, k, a, b
+        else:
+            self.gates = side(*both)  # a, b
+            self.prefix = side(*both)  # a, q
+            self.suffix = side(*both)  # v, k
+        self.levels = []
+        totals = self.gates.memory.flatten(0, 1)  # one for each block
+        for half in (1 << i for i in range(length.bit_length() - 1)):
+            self.levels.append(_Level(half, totals, self.prefix, self.suffix, self.negligible))
+            totals = self.levels[-1].totals
+        # The decay of the whole chunk, to multiply states [nb * nh, K, D].
+        self.total_a, self.total_b = totals[:, None, :value_size], totals[:, value_size : sum(both), None]
+        if backward:
+            self.d_q, self.d_k, self.d_v = result(key_size, 1), result(key_size, 0), result(value_size, 0)
+            # Time before heads: what flows over gates is summed over time.
+            self.flow_k = torch.empty(nb, length, nh, key_size, **options).transpose(1, 2)
+            self.flow_v = torch.empty(nb, length, nh, value_size, **options).transpose(1, 2)
+        else:
+            self.o = result(value_size, 1)
 
     def forward(self, q, k, v, gk, gv, state, segments, output, next_state):
         """As `MildTile.forward`."""
-        units, key_size, value_size = self.units, q.shape[-1], v.shape[-1]
-        both = key_size + value_size
-        gates, prefix, suffix = self.gates[..., :both], self.prefix[..., :both], self.suffix[..., :both]
-        self._activate(gk, gv, segments, out=gates)
-        prefix[..., :value_size] = gates[..., :value_size]
-        torch.mul(q, 1 / units["q"], out=prefix[..., value_size:]).mul_(gates[..., value_size:])
-        torch.mul(v, 1 / units["v"], out=suffix[..., :value_size])
-        torch.mul(k, 1 / units["k"], out=suffix[..., value_size:])
+        scale, units = self.scale, self.units
+        a, b = self._activate(gk, gv, segments)
+        prefix, suffix = self.prefix.steps, self.suffix.steps
+        prefix[0].copy_(a)
+        torch.mul(q, 1 / units["q"], out=prefix[1]).mul_(b)
+        torch.mul(v, 1 / units["v"], out=suffix[0])
+        torch.mul(k, 1 / units["k"], out=suffix[1])
 
         # Every step reads its own write undecayed.
-        torch.mul((q * k).sum(-1, keepdim=True).mul_(self.scale), v, out=self.o)
-        unit_o = self.scale * units["q"] * units["k"] * units["v"]
-        for half, second, first in self._levels(gates, prefix, suffix):
-            a, q = second.split((value_size, key_size), -1)
-            v, k = first.split((value_size, key_size), -1)
-            o = self.o.view(-1, 2, half, value_size)[:, 1]
-            o.addcmul_(a, _apply(self._scores(q, k), v), value=unit_o)
-        a, q = prefix.flatten(0, 1).split((value_size, key_size), -1)
-        v, k = suffix.flatten(0, 1).split((value_size, key_size), -1)
-        self.o.flatten(0, 1).addcmul_(a, torch.bmm(q, state), value=self.scale * units["q"])
-        output.copy_(self.o[:, :, : output.shape[2]])
-        self._decayed(state, out=next_state).baddbmm_(k.mT, v, alpha=units["k"] * units["v"])
+        torch.mul(_dot(q, k).mul_(scale), v, out=self.o.steps)
+        unit_o = scale * units["q"] * units["k"] * units["v"]
+        for level, o2 in zip(self.levels, self.o.blocks):
+            (a2, q2), (v1, k1) = level.second, level.first
+            o2.addcmul_(a2, _apply(level.scores(q2, k1), v1), value=unit_o)
+            level.merge()
+        (a2, q2), (v1, k1) = self.prefix.rows, self.suffix.rows
+        self.o.rows.addcmul_(a2, torch.bmm(q2, state), value=scale * units["q"])
+        output.copy_(self.o.steps[:, :, : output.shape[2]])
+        self._decay(state, out=next_state).baddbmm_(k1.mT, v1, alpha=units["k"] * units["v"])
 
     def backward(self, q, k, v, gk, gv, o, d_o, state, segments, d_carry, d_q, d_k, d_v):
         """As `MildTile.backward`."""
-        scale, units, key_size, value_size = self.scale, self.units, q.shape[-1], v.shape[-1]
-        both = key_size + value_size
-        gates, prefix, suffix = self.gates, self.prefix, self.suffix
-        self._activate(gk, gv, segments, out=gates[..., :both])
-        gates[..., both:] = gates[..., value_size:both]
-        torch.mul(d_o, 1 / units["d_output"], out=prefix[..., :value_size]).mul_(gates[..., :value_size])
-        torch.mul(q, 1 / units["q"], out=prefix[..., value_size:both]).mul_(gates[..., both:])
-        prefix[..., both:] = gates[..., both:]
-        torch.mul(v, 1 / units["v"], out=suffix[..., :value_size])
-        torch.mul(k, 1 / units["k"], out=suffix[..., value_size:both])
-        suffix[..., both:] = 1
+        scale, units = self.scale, self.units
+        a, b = self._activate(gk, gv, segments)
+        prefix, suffix = self.prefix.steps, self.suffix.steps
+        self.gates.steps[2].copy_(b)
+        torch.mul(d_o, 1 / units["d_output"], out=prefix[0]).mul_(a)
+        torch.mul(q, 1 / units["q"], out=prefix[1]).mul_(b)
+        prefix[2].copy_(b)
+        torch.mul(v, 1 / units["v"], out=suffix[0])
+        torch.mul(k, 1 / units["k"], out=suffix[1])
+        suffix[2].fill_(1)
+        suffix[3].fill_(1)
 
-        own = (d_o * v).sum(-1, keepdim=True).mul_(scale)
-        torch.mul(own, k, out=self.d_q)
-        torch.mul(own, q, out=self.d_k)
-        torch.mul((q * k).sum(-1, keepdim=True).mul_(scale), d_o, out=self.d_v)
+        own = _dot(d_o, v).mul_(scale)
+        torch.mul(own, k, out=self.d_q.steps)
+        torch.mul(own, q, out=self.d_k.steps)
+        torch.mul(_dot(q, k).mul_(scale), d_o, out=self.d_v.steps)
         unit_q = scale * units["d_output"] * units["v"] * units["k"]
         unit_k = scale * units["d_output"] * units["v"] * units["q"]
         unit_v = scale * units["d_output"] * units["q"] * units["k"]
-        sizes = (value_size, key_size, key_size), (value_size, key_size, value_size, key_size)
-        for half, second, first in self._levels(gates, prefix, suffix):
-            d_o2, q2, b2 = second.split(sizes[0], -1)
-            v1, k1, a1, b1 = first.split(sizes[1], -1)
-            scores, d_scores = self._scores(q2, k1), self._scores(d_o2, v1)
-            _blocks(self.d_q, half, 1).addcmul_(b2, _apply(d_scores, k1), value=unit_q)
-            _blocks(self.d_k, half, 0).addcmul_(b1, _apply(d_scores.mT, q2), value=unit_k)
-            _blocks(self.d_v, half, 0).addcmul_(a1, _apply(scores.mT, d_o2), value=unit_v)
-        d_o2, q2, b2 = prefix.flatten(0, 1).split(sizes[0], -1)
-        v1, k1, a1, b1 = suffix.flatten(0, 1).split(sizes[1], -1)
-        self.d_q.flatten(0, 1).addcmul_(b2, torch.bmm(d_o2, state.mT), value=scale * units["d_output"])
-        self.d_k.flatten(0, 1).addcmul_(b1, torch.bmm(v1, d_carry.mT), value=units["v"])
-        self.d_v.flatten(0, 1).addcmul_(a1, torch.bmm(k1, d_carry), value=units["k"])
-        self._decayed(d_carry, out=d_carry).baddbmm_(q2.mT, d_o2, alpha=scale * units["q"] * units["d_output"])
+        for level, d_q2, d_k1, d_v1 in zip(self.levels, self.d_q.blocks, self.d_k.blocks, self.d_v.blocks):
+            (d_o2, q2, b2), (v1, k1, a1, b1) = level.second, level.first
+            scores, d_scores = level.scores(q2, k1), level.scores(d_o2, v1)
+            d_q2.addcmul_(b2, _apply(d_scores, k1), value=unit_q)
+            d_k1.addcmul_(b1, _apply(d_scores.mT, q2), value=unit_k)
+            d_v1.addcmul_(a1, _apply(scores.mT, d_o2), value=unit_v)
+            level.merge()
+        (d_o2, q2, b2), (v1, k1, a1, b1) = self.prefix.rows, self.suffix.rows
+        self.d_q.rows.addcmul_(b2, torch.bmm(d_o2, state.mT), value=scale * units["d_output"])
+        self.d_k.rows.addcmul_(b1, torch.bmm(v1, d_carry.mT), value=units["v"])
+        self.d_v.rows.addcmul_(a1, torch.bmm(k1, d_carry), value=units["k"])
+        self._decay(d_carry, out=d_carry).baddbmm_(q2.mT, d_o2, alpha=scale * units["q"] * units["d_output"])
 
-        steps = d_q.shape[2]
-        d_q.copy_(self.d_q[:, :, :steps])
-        d_k.copy_(self.d_k[:, :, :steps])
-        d_v.copy_(self.d_v[:, :, :steps])
-        torch.mul(q, self.d_q, out=self.flow_k).addcmul_(k, self.d_k, value=-1)
-        torch.mul(o, d_o, out=self.flow_v).addcmul_(v, self.d_v, value=-1)
+        for gradient, result in ((d_q, self.d_q), (d_k, self.d_k), (d_v, self.d_v)):
+            gradient.copy_(result.steps[:, :, : gradient.shape[2]])
+        torch.mul(q, self.d_q.steps, out=self.flow_k).addcmul_(k, self.d_k.steps, value=-1)
+        torch.mul(o, d_o, out=self.flow_v).addcmul_(v, self.d_v.steps, value=-1)
         return self.flow_k, self.flow_v
 
-    def _activate(self, gk, gv, segments, out):
-        """[a, b] from clamped log gates, 0 where a sequence begins. exp2 is faster than exp."""
-        value_size = gv.shape[-1]
-        torch.hardshrink(gv, NO_DECAY, out=out[..., :value_size])
-        torch.hardshrink(gk, NO_DECAY, out=out[..., value_size:])
-        out.mul_(LOG2_E).clamp_(min=self.min_log_gate * LOG2_E).exp2_()
-        if segments is not None:
-            out.mul_(segments.keep)
-        torch.hardshrink(out, self.negligible, out=out)
+    def _activate(self, gk, gv, segments):
+        """Fills and returns a and b from clamped log gates, 0 where a sequence begins. exp2 is faster than exp."""
+        a, b = self.gates.steps[:2]
+        for gate, log_gate in ((a, gv), (b, gk)):
+            torch.hardshrink(log_gate, NO_DECAY, out=gate)
+            gate.mul_(LOG2_E).clamp_(min=self.min_log_gate * LOG2_E).exp2_()
+            if segments is not None:
+                gate.mul_(segments.keep)
+            torch.hardshrink(gate, self.negligible, out=gate)
+        return a, b
 
-    def _levels(self, gates, prefix, suffix):
-        """Yields (h, prefix side of second blocks, suffix side of first blocks) as [pairs, h, size] for h = 1, 2, 4...
+    def _decay(self, state, out):
+        return torch.mul(state, self.total_b, out=out).mul_(self.total_a)
 
-        Afterwards prefix and suffix are those of the whole chunk, and `self.totals` its decay, [nb * nh, D + K (+ K)].
-        """
-        length = gates.shape[2]
-        both = self.sizes[3] + self.sizes[4]
-        totals = gates.flatten(0, 2)  # one for each block
-        half = 1
-        while half < length:
-            second = _blocks(prefix, half, 1)
-            first = _blocks(suffix, half, 0)
-            yield half, second, first
-            first_total, second_total = totals.unflatten(0, (-1, 2)).unbind(1)
-            second.mul_(first_total.unsqueeze(1))
-            first.unflatten(-1, (-1, both)).mul_(second_total[:, None, None, :both])
-            torch.hardshrink(second, self.negligible, out=second)
-            torch.hardshrink(first, self.negligible, out=first)
-            totals = torch.hardshrink(first_total * second_total, self.negligible)
-            half *= 2
-        self.totals = totals
 
-    def _scores(self, x, y):
+class _Level:
+    """Pairs of neighbouring blocks of h steps; [pairs, h, size].
+
+    Attributes:
+        half: h.
+        second: prefix sides of the second blocks.
+        first: suffix sides of the first blocks.
+        totals: after the merge, the decay of the doubled blocks, [pairs, size].
+    """
+
+    def __init__(self, half, totals, prefix, suffix, negligible):
+        self.half, self.negligible = half, negligible
+        self.second = [_blocks(x, half, 1) for x in prefix.rows]
+        self.first = [_blocks(x, half, 0) for x in suffix.rows]
+        first_total, second_total = self.block_totals = totals.unflatten(0, (-1, 2)).unbind(1)
+        self.totals = torch.empty_like(first_total)
+        # The decays a, b of a suffix side follow its operands v, k.
+        both = suffix.rows[0].shape[-1] + suffix.rows[1].shape[-1]
+        first = _blocks(suffix.memory, half, 0).unflatten(-1, (-1, both))
+        self.neighbours = (
+            (_blocks(prefix.memory, half, 1), first_total.unsqueeze(1)),
+            (first, second_total[:, None, None, :both]),
+        )
+
+    def scores(self, x, y):
         """x y^T of [pairs, h, size] blocks; products over one step are faster elementwise."""
-        scores = (x * y).sum(-1, keepdim=True) if x.shape[1] == 1 else torch.bmm(x, y.mT)
+        scores = _dot(x, y) if self.half == 1 else torch.bmm(x, y.mT)
         return torch.hardshrink(scores, self.negligible, out=scores)
 
-    def _decayed(self, state, out):
-        value_size, key_size = state.shape[2], state.shape[1]
-        a, b = self.totals[:, :value_size], self.totals[:, value_size : value_size + key_size]
-        return torch.mul(state, b.unsqueeze(-1), out=out).mul_(a.unsqueeze(-2))
+    def merge(self):
+        """Doubles the blocks: what lies beyond a block's own end decays by its neighbour's total."""
+        for operands, total in self.neighbours:
+            operands.mul_(total)
+            torch.hardshrink(operands, self.negligible, out=operands)
+        torch.mul(*self.block_totals, out=self.totals)
+        torch.hardshrink(self.totals, self.negligible, out=self.totals)
 
 
 def _blocks(x, half, which):
-    """Of [nb, nh, C, size] the first (0) or second (1) blocks of every pair, as a view [pairs, half, size]."""
-    return x.flatten(0, 1).unflatten(1, (-1, 2, half)).flatten(0, 1)[:, which]
+    """Of [nb * nh, C, size] the first (0) or second (1) blocks of every pair, as a view [pairs, half, size]."""
+    return x.unflatten(1, (-1, 2, half)).flatten(0, 1)[:, which]
+
+
+def _dot(x, y):
+    return (x * y).sum(-1, keepdim=True)
 
 
 def _apply(scores, x):

@@ -33,18 +33,26 @@ class _States(NamedTuple):
 
 
 class _Decay:
-    """exp(c) of one side. Lies as the inputs do, time before heads, for sums over time of all heads in one product."""
+    """exp(c) of one side. Lies as the inputs do, time before heads, for sums over time of all heads in one product.
 
-    def __init__(self, nb, length, nh, size, **options):
+    Attributes:
+        steps: exp(c), [nb, nh, C, size].
+        at_entry, at_exit: the decays up to the middle and from it on, to multiply states: [nb * nh, K, 1] or, with
+            `dim` -2, [nb * nh, 1, D].
+    """
+
+    def __init__(self, nb, length, nh, size, dim, **options):
         x = torch.empty(nb, 4, length // 4, nh, size, **options)
         self.steps = x.flatten(1, 2).transpose(1, 2)  # [nb, nh, C, size]
         self.quarters = x.view(nb * 4, length // 4, nh * size)
         self.outer = x[:, 0], x[:, 3]
         self.inner = x[:, 1, :1], x[:, 2, -1:]  # the ends of the inner quarters towards the outer ones
         self.ends = self.steps[:, :, 0], self.steps[:, :, -1]
+        self.entry, self.exit = torch.empty(2, nb, nh, size, **options)
+        self.at_entry, self.at_exit = (x.flatten(0, 1).unsqueeze(dim) for x in (self.entry, self.exit))
 
     def fill(self, gate, centre):
-        """From log gates [nb, nh, C, size]; returns the decays up to the middle and from it on, [nb * nh, size]."""
+        """From log gates [nb, nh, C, size]."""
         gate = gate.transpose(1, 2)  # [nb, C, nh, size]
         torch.bmm(centre, gate.reshape(self.quarters.shape), out=self.quarters)
         # From an outer quarter to the middle lies all of an inner one. Short sums round less than long ones.
@@ -53,7 +61,8 @@ class _Decay:
         self.outer[1].add_(self.inner[1])
         self.quarters.exp2_()  # faster than exp
         first, last = self.ends
-        return (gate[:, 0].exp() / first).flatten(0, 1), last.flatten(0, 1)
+        torch.exp(gate[:, 0], out=self.entry).div_(first)
+        self.exit.copy_(last)
 
 
 class MildTile:
@@ -62,10 +71,11 @@ class MildTile:
     Args:
         sizes: (nb, nh, C, K, D), C a multiple of 4.
         scale: factor of the output.
+        backward: whether for the backward pass or for the forward one.
         options: dtype and device.
     """
 
-    def __init__(self, sizes, scale, **options):
+    def __init__(self, sizes, scale, backward, **options):
         nb, nh, length, key_size, value_size = self.sizes = sizes
         self.scale = scale
         half = length // 2
@@ -81,15 +91,21 @@ class MildTile:
         # Sums within quarters: minus the gates after t before the middle, the gates up to t behind it.
         ones = torch.full((length // 4, length // 4), LOG2_E, **options)
         self.centre = torch.stack([-ones.triu(1)] * 2 + [ones.tril()] * 2).repeat(nb, 1, 1)
-        self.eb, self.ea = (_Decay(nb, length, nh, size, **options) for size in (key_size, value_size))
+        self.eb = _Decay(nb, length, nh, key_size, -1, **options)
+        self.ea = _Decay(nb, length, nh, value_size, -2, **options)
+        self.q, self.k, self.v = operand(key_size), operand(key_size), operand(value_size)
+        self.scores = torch.empty(nb * nh * 2, half, half, **options)
+        # What enters each half, and what it adds to that or, in the backward pass, to the gradient of what leaves it.
+        self.states, self.change = states(), states()
+        if not backward:
+            self.o = operand(value_size)
+            return
+        self.d_q, self.d_k = operand(key_size), operand(key_size)
+        self.d_v, self.d_o = operand(value_size), operand(value_size)
+        self.d_scores, self.d_states = torch.empty_like(self.scores), states()
         # Time before heads, too: what flows over gates is summed over time.
         self.flow_k = torch.empty(nb, length, nh, key_size, **options).transpose(1, 2)
         self.flow_v = torch.empty(nb, length, nh, value_size, **options).transpose(1, 2)
-        self.q, self.k, self.d_q, self.d_k = (operand(key_size) for _ in range(4))
-        self.v, self.o, self.d_o, self.d_v = (operand(value_size) for _ in range(4))
-        self.scores, self.d_scores = (torch.empty(nb * nh * 2, half, half, **options) for _ in range(2))
-        # What enters each half, the gradient of what leaves it, and what it adds to either.
-        self.states, self.d_states, self.change = states(), states(), states()
 
     def forward(self, q, k, v, gk, gv, state, segments, output, next_state):
         """Writes the output [nb, nh, steps, D] and the state at the chunk's end.
@@ -99,14 +115,14 @@ class MildTile:
             state: [nb * nh, K, D], entering; may be the memory of `next_state`.
             segments: `Segments`, or None where no sequence begins.
         """
-        at_entry, at_exit = self._enter_frame(q, k, v, gk, gv)
+        self._enter_frame(q, k, v, gk, gv)
         states, change, v = self.states, self.change, self.v.halves
         scores = self._scores(self.q, self.k, self.scores, segments)
         torch.bmm(_leaving(self.k, segments).mT, v, out=change.both)
-        _decay(state, at_entry, out=states.first)
+        self._decay_entry(state, out=states.first)
         torch.add(_through(states.first, segments, 0), change.first, out=states.second)
         change.second.add_(_through(states.second, segments, 1))
-        _decay(change.second, at_exit, out=next_state)
+        self._decay_exit(change.second, out=next_state)
         o = torch.bmm(_entering(self.q, segments), states.both, out=self.o.halves)
         o.baddbmm_(scores, v, beta=self.scale, alpha=self.scale)
         steps = output.shape[2]
@@ -125,7 +141,7 @@ class MildTile:
         Returns:
             What flows over the log gates, q * d_q - k * d_k and o * d_o - v * d_v, [nb, nh, C, size].
         """
-        at_entry, at_exit = self._enter_frame(q, k, v, gk, gv)
+        self._enter_frame(q, k, v, gk, gv)
         torch.mul(d_o, self.ea.steps, out=self.d_o.steps)
         torch.mul(o, d_o, out=self.flow_v)
         scale, states, d_states, change = self.scale, self.states, self.d_states, self.change
@@ -135,13 +151,13 @@ class MildTile:
         leaving_k, leaving_v = _leaving(self.k, segments), _leaving(self.v, segments)
         entering_q, entering_d_o = _entering(self.q, segments), _entering(self.d_o, segments)
 
-        _decay(state, at_entry, out=states.first)
+        self._decay_entry(state, out=states.first)
         torch.add(_through(states.first, segments, 0), torch.bmm(leaving_k[::2].mT, v[::2]), out=states.second)
         torch.bmm(entering_q.mT, d_o, out=change.both)
-        _decay(d_carry, at_exit, out=d_states.second)
+        self._decay_exit(d_carry, out=d_states.second)
         torch.add(_through(d_states.second, segments, 1), change.second, alpha=scale, out=d_states.first)
         torch.add(_through(d_states.first, segments, 0), change.first, alpha=scale, out=d_carry)
-        _decay(d_carry, at_entry, out=d_carry)
+        self._decay_entry(d_carry, out=d_carry)
 
         torch.bmm(d_scores, k, out=self.d_q.halves).baddbmm_(entering_d_o, states.both.mT, beta=scale, alpha=scale)
         torch.bmm(d_scores.mT, q, out=self.d_k.halves).baddbmm_(leaving_v, d_states.both.mT, beta=scale)
@@ -155,13 +171,20 @@ class MildTile:
         return self.flow_k, self.flow_v
 
     def _enter_frame(self, q, k, v, gk, gv):
-        """Fills eb, ea, q, k, v; returns the (key, value) decays up to the middle and from it on, [nb * nh, ...]."""
-        entry_b, exit_b = self.eb.fill(gk, self.centre)
-        entry_a, exit_a = self.ea.fill(gv, self.centre)
+        """Fills eb, ea, q, k, v."""
+        self.eb.fill(gk, self.centre)
+        self.ea.fill(gv, self.centre)
         torch.mul(q, self.eb.steps, out=self.q.steps)
         torch.div(k, self.eb.steps, out=self.k.steps)
         torch.div(v, self.ea.steps, out=self.v.steps)
-        return (entry_b.unsqueeze(-1), entry_a.unsqueeze(-2)), (exit_b.unsqueeze(-1), exit_a.unsqueeze(-2))
+
+    def _decay_entry(self, state, out):
+        """The decay of a state up to the middle."""
+        torch.mul(state, self.eb.at_entry, out=out).mul_(self.ea.at_entry)
+
+    def _decay_exit(self, state, out):
+        """The decay of a state from the middle on."""
+        torch.mul(state, self.eb.at_exit, out=out).mul_(self.ea.at_exit)
 
     def _scores(self, left, right, out, segments):
         torch.bmm(left.halves, right.halves.mT, out=out)
@@ -189,8 +212,3 @@ def _through(state, segments, half):
         return state
     through = segments.through[:, :, half]  # [nb, 1, 1, 1]
     return (state.unflatten(0, (through.shape[0], -1)) * through).flatten(0, 1)
-
-
-def _decay(state, decays, out):
-    b, a = decays
-    return torch.mul(state, b, out=out).mul_(a)

@@ -1,4 +1,7 @@
-"""The linear layer for a single row against torch's own."""
+"""The linear layer for a single row against torch's own, in blocks and not, and the choice between the two."""
+
+import builtins
+import io
 
 import pytest
 import torch
@@ -6,7 +9,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqzoo.kernels import single_row
 from seqzoo.kernels.single_row import BLOCK_ROWS, MIN_ELEMENTS, linear
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["in_blocks", "at_once"], autouse=True)
+def in_blocks(request):
+    """Both ways of multiplying, whatever this machine's is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single_row, "IN_BLOCKS", request.param)
+        yield request.param
 
 
 @settings(deadline=None, max_examples=40)
@@ -39,3 +51,45 @@ def test_blocks_cover_every_row_and_carry_gradients(size):
         results.append([output.detach(), *(tensor.grad for tensor in inputs)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_a_single_row_is_multiplied_in_blocks_only_where_that_is_faster(in_blocks, monkeypatch):
+    products = []
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *operands: products.append(operands) or bmm(*operands))
+    linear(torch.randn(1, 1024), torch.randn(1024, 1024))
+    assert len(products) == in_blocks
+    linear(torch.randn(2, 1024), torch.randn(1024, 1024))
+    assert len(products) == in_blocks
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "with_mkl", "expected"),
+    [
+        pytest.param("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t: 1\n", True, True, id="AMD"),
+        pytest.param("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t: 1\n", False, False, id="AMD-without-MKL"),
+        pytest.param("processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t: 1\n", True, False, id="Intel"),
+        pytest.param("processor\t: 0\nBogoMIPS\t: 50.00\n", True, False, id="ARM"),
+        pytest.param("vendor_id\n", True, False, id="no-value"),
+        pytest.param("", True, False, id="empty"),
+        pytest.param(None, True, False, id="no-file"),
+    ],
+)
+def test_blocks_where_mkl_meets_a_cpu_that_is_not_intels(cpuinfo, with_mkl, expected, monkeypatch):
+    def read(path, *args, **kwargs):
+        if path != "/proc/cpuinfo":
+            return open_file(path, *args, **kwargs)
+        if cpuinfo is None:
+            raise FileNotFoundError(path)
+        return io.StringIO(cpuinfo)
+
+    open_file = builtins.open
+    monkeypatch.setattr(builtins, "open", read)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: with_mkl)
+    assert single_row.blocks_are_faster() is expected
+
+
+def test_compiles_as_one_graph():
+    x, weight = torch.randn(1, 1024), torch.randn(1024, 1024)
+    compiled = torch.compile(linear, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, weight), F.linear(x, weight), rtol=1e-4, atol=1e-4)
