@@ -108,9 +108,9 @@ def _settings(settings: dict[str, Any]) -> str:
         f"({settings['recall_size']['n_layer']} layers of width {settings['recall_size']['n_embd']}, "
         f"{settings['recall_steps']} steps of {settings['recall_batch_size']} x {recall['length']}), trained on "
         f"{max(recall['pairs'])} pairs of {recall['keys']} keys and as many values; the share of queries that are "
-        "answered right. The setting is one that softmax attention learns within this budget, found on other seeds: the "
-        "column tells who learns the task there, and nothing of capacity. Means over the seeds; time and state of a "
-        "token with random weights."
+        "answered right. The setting is one that softmax attention learns within this budget, found on other seeds: "
+        "the column tells who learns the task there, and nothing of capacity. Means over the seeds; time and state of "
+        "a token with random weights."
     )
 
 
