@@ -76,6 +76,9 @@ def test_classes_are_there_by_name():
         "from transformers import AutoModelForCausalLM; import seqzoo",
         # The model file is what imports the Auto classes first.
         "from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import DecayFastWeightGPT2Model",
+        "import seqzoo; from transformers import GPT2LMHeadModel",
+        "from seqzoo.modeling.decay_fast_weight_gpt2.memory_decay_fast_weight_gpt2 import FastWeightMemory",
+        "from transformers import GPT2LMHeadModel; import seqzoo",
         "import seqzoo; seqzoo.register()",
     ],
 )

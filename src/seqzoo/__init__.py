@@ -62,14 +62,31 @@ def _register_config(model_type: str) -> None:
     AutoConfig.register(model_type, config_class, exist_ok=True)
 
 
-def _register_models(model_type: str) -> None:
-    import transformers
+class _ModelClasses(dict):
+    """Config class -> model class, or its (module, name) until somebody asks: model files import the Auto classes."""
 
-    config_name, model_names = MODELS[model_type]
-    config_class = getattr(sys.modules[_module("configuration", model_type)], config_name)
-    for auto_name, model_name in model_names.items():
-        model_class = getattr(sys.modules[_module("modeling", model_type)], model_name)
-        getattr(transformers, auto_name).register(config_class, model_class, exist_ok=True)
+    def __getitem__(self, config_class):
+        value = super().__getitem__(config_class)
+        if isinstance(value, tuple) and isinstance(value[0], str):
+            value = self[config_class] = getattr(import_module(value[0]), value[1])
+        return value
+
+    def values(self):
+        return [self[key] for key in self]
+
+    def items(self):
+        return [(key, self[key]) for key in self]
+
+
+def _register_models() -> None:
+    """Registers without importing a model file: that may be what is being imported, or GPT-2, which it builds on."""
+    auto = sys.modules["transformers.models.auto.modeling_auto"]
+    for model_type, (config_name, model_names) in MODELS.items():
+        config_class = getattr(import_module(_module("configuration", model_type)), config_name)
+        for auto_name, model_name in model_names.items():
+            mapping = getattr(auto, auto_name)._model_mapping
+            mapping._extra_content = _ModelClasses(mapping._extra_content)
+            mapping._extra_content[config_class] = _module("modeling", model_type), model_name
 
 
 class _AfterImport(abc.MetaPathFinder):
@@ -93,27 +110,23 @@ class _AfterImport(abc.MetaPathFinder):
 
 
 def _register_when_imported() -> None:
-    """A model registers right after its own module, and its module is imported right after the Auto classes are.
-
-    Both steps are needed: importing a model file may itself be what first imports the Auto classes.
-    """
+    """Configs register right after their own module, which is imported right after the config classes' table is;
+    models right after the Auto classes are imported."""
     actions = {}
     for model_type in MODELS:
         actions[_module("configuration", model_type)] = lambda name=model_type: _register_config(name)
-        actions[_module("modeling", model_type)] = lambda name=model_type: _register_models(name)
     sys.meta_path.insert(0, _AfterImport(actions))
-    for kind in ("configuration", "modeling"):
-        modules = [_module(kind, model_type) for model_type in MODELS]
-        auto_module = f"transformers.models.auto.{kind}_auto"
 
-        def import_models(modules=modules):
-            for module in modules:
-                import_module(module)
+    def import_configs():
+        for model_type in MODELS:
+            import_module(_module("configuration", model_type))
 
-        if auto_module in sys.modules:
-            import_models()
+    for kind, action in (("configuration", import_configs), ("modeling", _register_models)):
+        module = f"transformers.models.auto.{kind}_auto"
+        if module in sys.modules:
+            action()
         else:
-            actions[auto_module] = import_models
+            actions[module] = action
 
 
 _register_when_imported()
