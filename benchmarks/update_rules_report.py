@@ -201,6 +201,12 @@ def sentences(result: dict) -> list[str]:
         f"Converted, {best} keeps most of the teacher ({kept[best]:.1%}) and {worst} least ({kept[worst]:.1%}); decay "
         f"keeps {kept[DECAY]:.1%}."
     )
+    if kept[DECAY] > 1:
+        lines.append(
+            "A share above 1 means that the teacher had learnt little within this budget: the memory learns faster "
+            "than attention does. What it keeps of a well trained teacher this table cannot tell, nor what aligning "
+            "with or distilling from one is worth."
+        )
     recall = {
         name: mean(values["recall"].values()) for name, values in result["values"].items() if values.get("recall")
     }
