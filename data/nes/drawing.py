@@ -22,7 +22,7 @@ import numpy as np
 VOICES = ("Pulse 1", "Pulse 2", "Triangle", "Noise")
 TRIANGLE, NOISE = 2, 3
 # Told apart with any kind of colour blindness; the page has these too, and lighter ones for a dark background.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#8a5a9e")
+COLOURS = ("#2456c7", "#e0601a", "#009e73", "#8a5a9e")
 # Lowest and highest note but silence, largest velocity, largest timbre.
 RANGES = ((21, 108, 15, 3), (21, 108, 15, 3), (21, 108, 15, 3), (1, 16, 15, 1))
 MAX_RATE = 44_100
@@ -169,7 +169,9 @@ def draw_piano_roll(score: np.ndarray, rate: float, path: str | Path, *, title: 
     kind = path.suffix[1:].lower()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "seqzoo"}):
         figure.savefig(content, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
-    _write(path, content.getvalue())
+    # Bars end on pixels: smoothed edges of two that touch would let the background through.
+    sharp = b"path{shape-rendering:crispEdges}</style>"
+    _write(path, content.getvalue().replace(b"</style>", sharp, 1) if kind == "svg" else content.getvalue())
 
 
 def _pitch_range(notes: list[list[Note]]) -> tuple[int, int]:
@@ -302,6 +304,7 @@ def write_page(
     page = template.render(
         title=_plain(title) or "NES score",
         duration=clock(seconds),
+        voices=list(zip(VOICES, COLOURS)),
         score={"rate": rate, "seconds": seconds, "range": _pitch_range(voices), "voices": parts},
         audio=None if audio is None else source,
     )
