@@ -1,7 +1,7 @@
 """Pictures of a score: a piano roll of four voices with dynamics, and a page with the roll and a player.
 
-An expressive score is a uint8 array `[time, voice, (note, velocity, timbre)]`, voices P1, P2, TR and NO. Whatever draws
-it works on its notes, not on its steps, so that 44,100 steps a second cost little more than 24.
+An expressive score is a uint8 array `[time, voice, (note, velocity, timbre)]`, voices P1, P2, TR and NO. What draws it
+works on its notes, not on its steps, so that 44,100 steps a second cost little more than 24.
 
 The triangle has no volume: its velocity is 0 in every score, and it is drawn at one height.
 """
@@ -96,8 +96,8 @@ def _check_score(score: np.ndarray) -> None:
 def draw_piano_roll(score: np.ndarray, rate: float, path: str | Path, *, title: str = "") -> None:
     """Draw a score into a PNG or SVG file. Needs the extra `plot`.
 
-    Melodic voices share one grid of semitones, noise has a strip below. Louder is taller and darker. Music of more than
-    half a minute continues in the next line, as in print.
+    Melodic voices share one grid of semitones, noise has a strip below. Louder is taller and darker. Music of more
+    than half a minute continues in the next line, as in print.
 
     Args:
         score (`np.ndarray`):
@@ -151,7 +151,9 @@ def draw_piano_roll(score: np.ndarray, rate: float, path: str | Path, *, title: 
         for voice in (TRIANGLE, 1, 0, NOISE):  # what is drawn last is on top
             axes = noise_axes if voice == NOISE else pitch_axes
             for velocity, bars in _bars_by_velocity(notes[voice], voice, rate, begin, end).items():
-                axes.add_patch(_compound(bars, facecolor=COLOURS[voice], alpha=0.45 + 0.55 * _loudness(voice, velocity)))
+                axes.add_patch(
+                    _compound(bars, facecolor=COLOURS[voice], alpha=0.45 + 0.55 * _loudness(voice, velocity))
+                )
     heading = _plain(title)
     heading = heading if len(heading) <= 80 else heading[:79] + "…"
     figure.text(left / width, 1 - 0.4 / height, heading, size=14, weight="bold", va="center", parse_math=False)
@@ -297,7 +299,9 @@ def write_page(
     if audio is not None:
         source = _data_uri(audio, audio_rate)
         seconds = max(seconds, len(audio) / audio_rate)
-    parts = [[(start, end, note.note, *rest) for note in notes for start, end, *rest in note.parts] for notes in voices]
+    parts = [
+        [(start, end, note.note, *rest) for note in notes for start, end, *rest in note.parts] for notes in voices
+    ]
     environment = Environment(autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     template = environment.from_string(files("seqzoo.data.nes").joinpath("page.html").read_text(encoding="utf-8"))
@@ -315,7 +319,7 @@ def _data_uri(audio: np.ndarray, rate: int) -> str:
     if not isinstance(audio, np.ndarray) or audio.ndim != 1 or audio.dtype.kind != "f" or not len(audio):
         found = f"{audio.dtype} {list(audio.shape)}" if isinstance(audio, np.ndarray) else type(audio).__name__
         raise ValueError(f"audio is a float array of one dimension with at least one sample, this is {found}")
-    if isinstance(rate, bool) or rate != int(rate) or not 1 <= rate <= 655_350:
+    if not 1 <= rate <= 655_350 or rate != int(rate):
         raise ValueError(f"audio_rate is {rate}, but takes a whole number from 1 to 655,350")
     largest = np.abs(audio).max()
     if not largest <= 1:
