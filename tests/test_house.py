@@ -124,7 +124,7 @@ def test_a_wheel_from_an_sdist_has_every_file(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     for room in ROOMS:
         for path in (ROOT / room).rglob("*"):
-            if path.suffix in (".py", ".yaml") or (room == "hub_cards" and path.suffix == ".md"):
+            if path.suffix in (".py", ".yaml", ".html") or (room == "hub_cards" and path.suffix == ".md"):
                 if not (room == "configs" and path.suffix == ".md"):
                     assert f"seqzoo/{path.relative_to(ROOT)}" in names
     assert seqzoo.__version__ in wheel.name
