@@ -85,6 +85,23 @@ class FastWeightCacheLayer(LinearAttentionLayer, CacheLayerMixin):
             RuntimeError: nothing is recorded because `activate_past_recording()` was not called.
             ValueError: more tokens than were recorded since then or since the last `crop`, or a positive number.
         """
+        kept = self.check_crop(tokens_to_remove)
+        if tokens_to_remove:
+            self.recurrent_states[0] = self.past_state
+            self.cumulative_length += tokens_to_remove
+        if tokens_to_remove and kept:
+            # Steps of a call without a sequence start have no "reset"; it is False then.
+            names = dict.fromkeys(name for steps in self.past_steps for name in steps)
+            steps = {name: torch.cat([self._step(steps, name) for steps in self.past_steps], dim=1) for name in names}
+            steps = {name: x[:, :kept] for name, x in steps.items()}
+            _, state = self.past_rule(**steps, initial_state=self.past_state, output_final_state=True)
+            self.recurrent_states[0] = state
+        if tokens_to_remove and self.state is None:
+            self.is_recurrent_states_initialized[0] = self.has_previous_state[0] = False
+        self._forget_past()
+
+    def check_crop(self, tokens_to_remove: int) -> int:
+        """Raises what `crop` would; returns how many of the recorded tokens it would keep."""
         if not self.record_past:
             raise RuntimeError(
                 "a fast-weight memory keeps no past by itself: call activate_past_recording() on the cache before the "
@@ -99,19 +116,7 @@ class FastWeightCacheLayer(LinearAttentionLayer, CacheLayerMixin):
                 f"crop({tokens_to_remove}) goes back further than what is kept: the inputs of {recorded} tokens, "
                 "those since activate_past_recording() or the last crop()"
             )
-        if tokens_to_remove:
-            self.recurrent_states[0] = self.past_state
-            self.cumulative_length += tokens_to_remove
-        if tokens_to_remove and kept:
-            # Steps of a call without a sequence start have no "reset"; it is False then.
-            names = dict.fromkeys(name for steps in self.past_steps for name in steps)
-            steps = {name: torch.cat([self._step(steps, name) for steps in self.past_steps], dim=1) for name in names}
-            steps = {name: x[:, :kept] for name, x in steps.items()}
-            _, state = self.past_rule(**steps, initial_state=self.past_state, output_final_state=True)
-            self.recurrent_states[0] = state
-        if tokens_to_remove and self.state is None:
-            self.is_recurrent_states_initialized[0] = self.has_previous_state[0] = False
-        self._forget_past()
+        return kept
 
     @staticmethod
     def _step(steps: dict[str, torch.Tensor], name: str) -> torch.Tensor:
@@ -164,3 +169,10 @@ class DecayFastWeightCache(Cache):
                 for layer in range(config.num_hidden_layers)
             ]
         )
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """As [`FastWeightCacheLayer.crop`], of all layers or, where one cannot, of none."""
+        for layer in self.layers:
+            if isinstance(layer, FastWeightCacheLayer):
+                layer.check_crop(tokens_to_remove)
+        super().crop(tokens_to_remove)

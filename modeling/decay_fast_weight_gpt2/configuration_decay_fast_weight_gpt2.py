@@ -141,6 +141,17 @@ class DecayFastWeightGPT2Config(PreTrainedConfig):
     config_version: int = CONFIG_VERSION
 
     def __post_init__(self, **kwargs):
+        self.check()
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        """Refuses what does not go together and fills in what follows from the rest.
+
+        Models call it again, for fields may have been set after the config was made: by keyword arguments of
+        `from_pretrained`, say.
+        """
+        if self.config_version < 1:
+            raise ValueError(f"config_version={self.config_version} does not exist; the first one is 1")
         if self.config_version > CONFIG_VERSION:
             raise ValueError(
                 f"this config has config_version={self.config_version}, written by a newer release; this one reads up "
@@ -166,7 +177,6 @@ class DecayFastWeightGPT2Config(PreTrainedConfig):
         if self.gate_init is None:
             self.gate_init = GATE_INIT.get(self.update_rule)
         self._check_normalize()
-        super().__post_init__(**kwargs)
 
     def _check_rule(self):
         for name, rules in RULES_WITH.items():

@@ -164,7 +164,7 @@ class FastWeightMemory(nn.Module):
         elif self.update_rule == "delta":
             steps["beta"] = self.gate(hidden_states).sigmoid()
         if padding is not None:
-            for name in steps.keys() & {"k", "gk", "gv"}:
+            for name in steps.keys() & {"k", "v", "gk", "gv"}:
                 steps[name] = steps[name].masked_fill(padding[:, :, None, None], 0)
         return steps
 

@@ -7,6 +7,7 @@ goes through its `c_proj`, so all weights but gates and learned feature maps can
 [`DecayFastWeightGPT2LMHeadModel.from_gpt2`].
 """
 
+import copy
 import math
 from pathlib import Path
 
@@ -85,6 +86,10 @@ class DecayFastWeightGPT2PreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def __init__(self, config: DecayFastWeightGPT2Config, *args, **kwargs):
+        config.check()
+        super().__init__(config, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         # Only modules with parameters of their own: the library skips the others for classes outside of it.
@@ -131,7 +136,8 @@ class DecayFastWeightGPT2PreTrainedModel(PreTrainedModel):
 
         Raises:
             TypeError: a cache of another kind.
-            ValueError: a cache that nothing went into.
+            ValueError: a cache that nothing went into, or of other layers or sizes than this model's.
+            OSError: it cannot be written there; nothing is left behind.
         """
         save_state(self, past_key_values, path)
 
@@ -208,7 +214,7 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
         if time == 0:
             raise ValueError("the input is empty; start from at least one token, such as config.bos_token_id")
         if past_key_values is not None:
-            self._check_cache(past_key_values, batch)
+            self.check_cache(past_key_values, batch)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
 
         reset = sequence_starts(
@@ -223,7 +229,8 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
             use_cache = False
         if past_key_values is None and use_cache:
             past_key_values = DecayFastWeightCache(self.config)
-        steps = torch.arange(past, past + time, device=inputs_embeds.device)[None]  # where a token is in its row
+        # How many tokens of its row came before a step, padding not counted; its place among them.
+        before = steps = torch.arange(past, past + time, device=inputs_embeds.device)[None]
         padding = None
         if attention_mask is not None:
             if attention_mask.shape != (batch, past + time):
@@ -231,16 +238,17 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
                     f"attention_mask has shape {list(attention_mask.shape)}; expected [batch, past + time] = "
                     f"[{batch}, {past + time}]"
                 )
-            steps = ((attention_mask != 0).cumsum(-1) - 1).clamp(min=0)[:, -time:]
+            kept = (attention_mask != 0).long()
+            counts = kept.cumsum(-1)[:, -time:]
+            before, steps = counts - kept[:, -time:], (counts - 1).clamp(min=0)
             padding = attention_mask[:, -time:] == 0
             if can_read(padding) and not padding.any():
                 padding = None
 
         if position_ids is None:
             position_ids = steps
-            if reset is not None:  # count from the last start of a sequence
-                first = torch.where(reset, steps, -1).cummax(-1).values
-                position_ids = torch.where(first < 0, steps, steps - first)
+            if reset is not None:  # count from the last start of a sequence, which may be padding
+                position_ids = (steps - torch.where(reset, before, 0).cummax(-1).values).clamp(min=0)
         hidden_states = inputs_embeds
         if self.config.position_embedding_type != "none":
             hidden_states = hidden_states + self.wpe(self._rows(position_ids, highest=past + time - 1))
@@ -297,7 +305,8 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
                 wrong = lowest if lowest < 0 else highest
                 raise ValueError(f"token id {wrong} is outside the vocabulary of {rows}: is it another tokenizer's?")
 
-    def _check_cache(self, cache: DecayFastWeightCache, batch: int):
+    def check_cache(self, cache: DecayFastWeightCache, batch: int) -> None:
+        """Raises unless `cache` is of this model's layers, sizes and batch."""
         if not isinstance(cache, DecayFastWeightCache):
             raise TypeError(f"past_key_values is a {type(cache).__name__}; this model needs a DecayFastWeightCache")
         if len(cache) != self.config.n_layer:
@@ -401,7 +410,7 @@ class DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2PreTrainedModel, Generat
             if own[name].shape != weight.shape:  # c_attn with a state size of its own: the value columns are shared
                 model.new_parameters.append(f"{name} (query and key columns)")
             own[name][..., -weight.shape[-1] :].copy_(weight)
-        model.generation_config = source.generation_config
+        model.generation_config = copy.deepcopy(source.generation_config)
         logger.info("new parameters, not from GPT-2: %s", ", ".join(model.new_parameters))
         return model
 

@@ -20,8 +20,12 @@ from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import 
 
 
 FORMAT = "fast-weight state 1"
-# What decides the meaning of a state, beside the weights.
-FIELDS = ("update_rule", "feature_map", "normalize", "n_layer", "n_head", "n_embd", "key_dim", "softmax_layers")
+# What decides the meaning of a state, beside the weights: to go on from it under another value is another computation.
+FIELDS = (
+    *("update_rule", "feature_map", "normalize", "gate_sides", "read_before_write", "scale", "softmax_layers"),
+    *("n_layer", "n_head", "n_embd", "key_dim", "activation_function", "layer_norm_epsilon"),
+    "position_embedding_type",
+)
 
 
 def save_state(model: PreTrainedModel, cache: DecayFastWeightCache, path: str | Path) -> None:
@@ -31,6 +35,11 @@ def save_state(model: PreTrainedModel, cache: DecayFastWeightCache, path: str | 
     length = cache.get_seq_length()
     if length == 0:
         raise ValueError("the state is empty: nothing has been read yet")
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to save the state in")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it, such as {path / 'state.safetensors'}")
     tensors = {}
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, FastWeightCacheLayer):
@@ -38,10 +47,15 @@ def save_state(model: PreTrainedModel, cache: DecayFastWeightCache, path: str | 
         else:
             tensors |= {f"{index}.keys": layer.keys, f"{index}.values": layer.values}
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    path = Path(path)
+    model.base_model.check_cache(cache, next(iter(tensors.values())).shape[0])
     unfinished = path.with_name(f".{path.name}.unfinished")
-    save_file(tensors, unfinished, {"format": FORMAT, "tokens": str(length), **_describe(model)})
-    os.replace(unfinished, path)
+    try:
+        save_file(tensors, unfinished, {"format": FORMAT, "tokens": str(length), **_describe(model)})
+        os.replace(unfinished, path)
+    except SafetensorError as error:
+        raise OSError(f"the state cannot be written to {path}: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load_state(model: PreTrainedModel, path: str | Path) -> DecayFastWeightCache:
@@ -63,11 +77,15 @@ def load_state(model: PreTrainedModel, path: str | Path) -> DecayFastWeightCache
                 "Load it with the model, the weights and the dtype that wrote it."
             )
     cache = DecayFastWeightCache(model.config)
-    for index, layer in enumerate(cache.layers):
-        if isinstance(layer, FastWeightCacheLayer):
-            layer.update_recurrent_state(tensors[f"{index}.state"], num_tokens=int(facts["tokens"]))
-        else:
-            layer.update(tensors[f"{index}.keys"], tensors[f"{index}.values"])
+    try:
+        for index, layer in enumerate(cache.layers):
+            if isinstance(layer, FastWeightCacheLayer):
+                layer.update_recurrent_state(tensors[f"{index}.state"], num_tokens=int(facts["tokens"]))
+            else:
+                layer.update(tensors[f"{index}.keys"], tensors[f"{index}.values"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"the state {path} is incomplete ({error}); save it again") from error
+    model.base_model.check_cache(cache, next(iter(tensors.values())).shape[0])
     return cache
 
 

@@ -224,6 +224,15 @@ class TestPacking:
             model(ids, **{keep: batch[keep]}).logits, model(ids, attention_mask=mask, **{keep: batch[keep]}).logits
         )
 
+    def test_a_sequence_that_begins_with_padding_counts_from_its_first_token(self, model):
+        ids = ROW.inputs(batch=1, time=20)
+        mask = torch.ones_like(ids)
+        mask[0, 9:12] = 0
+        packed = torch.tensor([[0] * 9 + [1] * 11])
+        logits = model(ids, attention_mask=mask, seq_idx=packed).logits
+        assert_close(logits[:, 12:], model(ids[:, 12:]).logits)
+        assert_close(logits[:, :9], model(ids[:, :9]).logits)
+
     def test_boundaries_that_do_not_fit_are_refused(self, model):
         with pytest.raises(ValueError, match="one packed row, the batch has 2"):
             model(ROW.inputs(), cu_seq_lens_q=torch.tensor([0, 3, 24]))
@@ -386,6 +395,27 @@ class TestBadInput:
     def test_config(self, field, message):
         with pytest.raises(ValueError, match=message):
             DecayFastWeightGPT2Config(**TINY_GPT2 | field)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"update_rule": "bogus"}, "update_rule='bogus'"),
+            ({"softmax_layers": [7]}, "different layers"),
+            ({"update_rule": "delta"}, "gate_sides='both' means nothing to update_rule='delta'"),
+            ({"normalize": True}, "not negative"),
+        ],
+        ids=str,
+    )
+    def test_fields_that_are_set_later(self, model, tmp_path, fields, message):
+        """`from_pretrained` sets its keyword arguments after the config was made."""
+        model.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=message):
+            AutoModelForCausalLM.from_pretrained(tmp_path, **fields)
+        config = AutoConfig.from_pretrained(tmp_path)
+        for name, value in fields.items():
+            setattr(config, name, value)
+        with pytest.raises(ValueError, match=message):
+            AutoModelForCausalLM.from_config(config)
 
     def test_activation(self):
         with pytest.raises(ValueError, match="activation_function='foo' is unknown"):

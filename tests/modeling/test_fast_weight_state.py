@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from model_table import MODELS
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_models import assert_close
 
@@ -85,6 +86,17 @@ class TestRollback:
             cache.crop(-1)
         assert cache.get_seq_length() == 13
 
+    def test_a_refused_crop_of_a_hybrid_changes_no_layer(self):
+        model = ROW.build(softmax_layers=[0])
+        cache = model(ROW.inputs(time=9)).past_key_values
+        with pytest.raises(RuntimeError, match="call activate_past_recording"):
+            cache.crop(-3)
+        cache.activate_past_recording()
+        model(ROW.inputs(time=2), past_key_values=cache)
+        with pytest.raises(ValueError, match="goes back further"):
+            cache.crop(-3)
+        assert [layer.get_seq_length() for layer in cache.layers] == [11, 11]
+
     def test_rows_may_be_reordered_in_between(self):
         model = ROW.build()
         ids = ROW.inputs(batch=3, time=10)
@@ -142,6 +154,8 @@ class TestFile:
             ROW.build(n_layer=3).load_state(path)
         with pytest.raises(ValueError, match="its dtype is float32, this model's is bfloat16"):
             ROW.build().to(torch.bfloat16).load_state(path)
+        with pytest.raises(ValueError, match=r"its scale is None, this model's is 1\.0"):
+            ROW.build(scale=1.0).load_state(path)
         other = ROW.build()
         with torch.no_grad():
             other.transformer.h[1].attn.c_proj.bias[0] += 1e-3
@@ -162,6 +176,34 @@ class TestFile:
             model.save_state(type(model(ROW.inputs()).past_key_values)(model.config), path)
         with pytest.raises(TypeError, match="a dict is no state"):
             model.save_state({}, path)
+        cache = model(ROW.inputs()).past_key_values
+        with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+            model.save_state(cache, tmp_path / "nowhere" / "state.safetensors")
+        with pytest.raises(IsADirectoryError, match="is a folder"):
+            model.save_state(cache, tmp_path)
+
+    def test_a_cache_of_another_model_is_not_signed(self, saved, tmp_path):
+        model, _ = saved
+        for other, words in (
+            (ROW.build(n_layer=3), "model of 3 layers"),
+            (ROW.build(softmax_layers=[1]), "softmax_layers other"),
+            (ROW.build(state_size=5), "has shape"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                model.save_state(other(ROW.inputs()).past_key_values, tmp_path / "other.safetensors")
+        assert not list(tmp_path.glob("*other*"))
+
+    def test_an_incomplete_file_is_refused(self, saved):
+        model, path = saved
+        with safe_open(path, "pt") as file:
+            facts = file.metadata()
+        tensors = load_file(path)
+        save_file({"0.state": tensors["0.state"]}, path, facts)
+        with pytest.raises(ValueError, match=r"incomplete \('1.state'\)"):
+            model.load_state(path)
+        save_file(tensors, path, facts | {"tokens": "x"})
+        with pytest.raises(ValueError, match="incomplete"):
+            model.load_state(path)
 
     def test_a_classifier_and_a_language_model_share_a_state(self, saved):
         from transformers import AutoModelForSequenceClassification
