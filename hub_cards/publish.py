@@ -1,8 +1,12 @@
 """Publishing: an exported repository goes to the Hub, in one commit, after a look at what is in it."""
 
+import gzip
+import json
 import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from mmap import ACCESS_READ, mmap
@@ -19,6 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
 
 from seqzoo import MODELS, __version__
 from seqzoo.hub_cards.model_folder import read_config
@@ -27,6 +32,9 @@ from seqzoo.hub_cards.model_folder import read_config
 # What a run keeps for itself. Hidden files (.git, .cache, .env) are not for the Hub either.
 KEPT_BACK = ("checkpoints", "logs", "__pycache__")
 
+# Instructions by which a pickle calls what it imported.
+CALLS = ("REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD")
+GZIP = b"\x1f\x8b"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 # Where from_pretrained looks for weights, in one file or in shards.
@@ -70,6 +78,7 @@ def push(
         raise FileNotFoundError(f"there is no folder {folder}")
     files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     if not force:
+        check_links(folder)
         check_folder(folder, files)
     check_target(repo_id)
 
@@ -88,6 +97,8 @@ def push(
             for sibling in there.siblings or []
             if WEIGHTS.fullmatch(sibling.rfilename) and sibling.rfilename not in files
         ]
+        if not any(WEIGHTS.fullmatch(name) for name in files):
+            stale = []  # forced, without weights of its own: those on the Hub are all that there are
         # Not upload_folder, which may spread a push over several commits.
         api.create_commit(
             repo_id,
@@ -114,6 +125,22 @@ def check_target(repo_id: str) -> None:
         raise PushError("the Hub needs a token to push: log in with `hf auth login`, or set HF_TOKEN")
 
 
+def check_links(folder: Path) -> None:
+    """Refuses symbolic links that would send what lies outside of the folder, or nothing.
+
+    Raises:
+        `ValueError`: a link out of the folder, to a folder, or to nothing.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and _is_ours(path, folder):
+            target = path.resolve()
+            if not target.is_file() or not target.is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{path} is a link to {target}, which is not a file of {folder}: put a copy in its place (--force "
+                    "pushes the file that it leads to, if there is one)"
+                )
+
+
 def check_folder(folder: Path, files: dict[str, Path]) -> None:
     """Refuses a folder that others could not load or should not have to trust.
 
@@ -124,18 +151,22 @@ def check_folder(folder: Path, files: dict[str, Path]) -> None:
             Its files, by their names in the repository.
 
     Raises:
-        `FileNotFoundError`: it has no `config.json` or no `README.md`.
+        `FileNotFoundError`: it has no `config.json`, no `README.md`, no weights, or not all of their shards.
         `ValueError`: the README has no metadata; the code of a model of the zoo is missing; a file is a pickle.
     """
     config = read_config(folder)
     remedy = f"make a repository of it with `seqzoo export {folder} OUT` and push that"
-    if config.get("model_type") in MODELS:
-        names = config.get("auto_map", {}).values()
-        modules = [name.partition(".")[0] for name in names if isinstance(name, str)]
-        for path in files.values():
-            if path.suffix == ".py":
-                modules += re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
-        if not modules or any(f"{module}.py" not in files for module in modules):
+    if str(config.get("model_type")) in MODELS:
+        auto_map = config.get("auto_map")
+        names = auto_map.values() if isinstance(auto_map, dict) else ()
+        modules = {name.partition(".")[0] for name in names if isinstance(name, str)}
+        imported = {
+            name.decode()
+            for path in files.values()
+            if path.suffix == ".py"
+            for name in re.findall(rb"^\s*from \.(\w+) import", path.read_bytes(), re.MULTILINE)
+        }
+        if not modules or any(f"{module}.py" not in files for module in modules | imported):
             raise ValueError(
                 f"{folder} lacks the code of its model, so only seqzoo could load it: {remedy} (--force pushes it "
                 "as it is)"
@@ -146,6 +177,9 @@ def check_folder(folder: Path, files: dict[str, Path]) -> None:
         metadata = metadata_load(folder / "README.md")
     except yaml.YAMLError as error:
         raise ValueError(f"the metadata of {folder / 'README.md'} is not YAML: {_one_line(error)}") from error
+    except ValueError as error:  # of another encoding, or no mapping
+        raise ValueError(f"{folder / 'README.md'} cannot be read as a card: {_one_line(error)}") from error
+    _check_weights(folder, files)
     if not metadata:
         raise ValueError(
             f"{folder / 'README.md'} has no metadata (licence, task, ...) between two lines of ---: {remedy} "
@@ -159,8 +193,27 @@ def check_folder(folder: Path, files: dict[str, Path]) -> None:
             )
 
 
+def _check_weights(folder: Path, files: dict[str, Path]) -> None:
+    weights = {name: path for name, path in files.items() if WEIGHTS.fullmatch(name)}
+    if not weights:
+        raise FileNotFoundError(f"{folder} has no model.safetensors: save the model there (--force pushes it without)")
+    for name, path in weights.items():
+        try:
+            if name.endswith(".json"):
+                needed = json.loads(path.read_bytes())["weight_map"].values()
+                missing = sorted(set(needed) - files.keys())
+                if missing:
+                    raise FileNotFoundError(f"{path} names {', '.join(missing)}, which {folder} lacks: save it again")
+            else:
+                with safe_open(path, "pt"):
+                    pass
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged or cut off ({_one_line(error)}): save the model again") from error
+
+
 def is_pickle(path: Path) -> bool:
-    """Whether a file is or holds a pickle, whatever its name: raw, in a zip (torch.save), or as NumPy objects.
+    """Whether a file is or holds a pickle, whatever its name: raw, gzipped, in a zip (torch.save), or as NumPy
+    objects. Other containers (tar, a zip in a zip) are not looked into.
 
     Raises:
         `ValueError`: a zip that cannot be read.
@@ -174,7 +227,13 @@ def is_pickle(path: Path) -> bool:
             raise ValueError(f"{path} is a zip that cannot be looked into ({error}): remove it") from error
     # Mapped, so that a length that only looks like one cannot ask for more memory than the file has.
     with path.open("rb") as file, closing(mmap(file.fileno(), 0, access=ACCESS_READ)) as content:
-        return _reads_as_pickle(content)
+        if content[:2] != GZIP:
+            return _reads_as_pickle(content)
+    try:
+        with gzip.open(path) as content:
+            return _reads_as_pickle(content)
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _zip_holds_pickle(path: Path) -> bool:
@@ -187,10 +246,25 @@ def _zip_holds_pickle(path: Path) -> bool:
 
 
 def _reads_as_pickle(file: Any) -> bool:
-    """Follows the instructions of a pickle, stack included, without executing one."""
-    head = file.read(4096)
+    """Follows the instructions of a pickle, stack included, without executing one.
+
+    Where that fails, one that would have called something by then is a pickle all the same: loading runs it before it
+    finds anything wrong.
+    """
+    head = file.read(12)
     if head.startswith(b"\x93NUMPY"):
-        return b"|O" in head  # the type of Python objects
+        size = int.from_bytes(head[8:10] if head[6] == 1 else head[8:12], "little")
+        return b"|O" in head[10:] + file.read(size)  # the type of Python objects
+    file.seek(0)
+    imported = marked = False
+    try:
+        for opcode, _, _ in pickletools.genops(file):
+            marked |= opcode.name == "MARK"
+            imported |= opcode.name in ("GLOBAL", "STACK_GLOBAL")
+            if (imported and opcode.name in CALLS) or (marked and opcode.name == "INST"):
+                return True
+    except (ValueError, IndexError, OverflowError, struct.error):
+        return False
     file.seek(0)
     try:
         with open(devnull, "w") as out:
@@ -201,11 +275,12 @@ def _reads_as_pickle(file: Any) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    def is_ours(path: Path) -> bool:
-        parts = path.relative_to(folder).parts
-        return not (parts[0] in KEPT_BACK or any(part.startswith(".") for part in parts))
+    return sorted(path for path in folder.rglob("*") if path.is_file() and _is_ours(path, folder))
 
-    return sorted(path for path in folder.rglob("*") if path.is_file() and is_ours(path))
+
+def _is_ours(path: Path, folder: Path) -> bool:
+    parts = path.relative_to(folder).parts
+    return not (parts[0] in KEPT_BACK or any(part.startswith(".") for part in parts))
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """What is refused before anything is sent. Pushes themselves: test_push_over_http.py."""
 
+import gzip
 import json
 import pickle
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,12 +31,21 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(publish, "HfApi", refuse)
 
 
+def linked(path, target):
+    path.symlink_to(target)
+
+
+def changed(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 def zipped(path, **members):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
 
 
+CALL = b"cos\nsystem\n(S'exit 0'\ntR."
 OBJECTS = np.array([{"a": 1}], dtype=object)
 TENSORS = {"weight": torch.ones(2)}
 
@@ -49,6 +60,15 @@ TENSORS = {"weight": torch.ones(2)}
         lambda path: zipped(path, a="text", b=pickle.dumps([1])),
         lambda path: np.save(path.open("wb"), OBJECTS, allow_pickle=True),
         lambda path: np.savez(path.open("wb"), objects=OBJECTS),
+        lambda path: np.save(path.open("wb"), np.zeros(1, [(f"field_{i}", "f4") for i in range(400)] + [("o", "O")])),
+        lambda path: path.write_bytes(gzip.compress(pickle.dumps([1]))),
+        # These run before the unpickler finds anything wrong with them.
+        lambda path: path.write_bytes(b"N" + CALL),
+        lambda path: path.write_bytes(CALL[:-1]),
+        lambda path: path.write_bytes(CALL[:-1] + b"\xff\xff"),
+        lambda path: path.write_bytes(CALL[:-1] + b"p0\np0\n."),
+        lambda path: path.write_bytes(CALL[:-1] + b"g99\n."),
+        lambda path: path.write_bytes(b"(S'exit 0'\nios\nsystem\n"),
     ],
 )
 def test_pickles_are_known_by_their_content(tmp_path, write):
@@ -73,6 +93,9 @@ def header_of_640_bytes(path):
         lambda path: path.write_text(json.dumps({"a": 1})),
         lambda path: path.write_text("ab. A text whose letters are instructions of a pickle, but pop an empty stack"),
         lambda path: path.write_bytes(b"\x8e" + b"\xff" * 8),  # a length beyond all memory
+        lambda path: path.write_text("import json\nfrom os import path\nclass A:\n    pass\n"),
+        lambda path: path.write_bytes(gzip.compress(b"a text")),
+        lambda path: path.write_bytes(gzip.compress(b"a text")[:-4]),
         lambda path: zipped(path, a="text", b=""),
         lambda path: np.save(path.open("wb"), np.ones(3)),
     ],
@@ -103,6 +126,23 @@ def test_no_file_of_an_export_is_a_pickle(exported):
         (lambda folder: (folder / "config.json").unlink(), FileNotFoundError, r"config\.json is missing"),
         (lambda folder: (folder / "decaying_fast_weights.py").unlink(), ValueError, "lacks the code"),
         (lambda folder: (folder / "modeling_decay_fast_weight_gpt2.py").unlink(), ValueError, "lacks the code"),
+        (
+            lambda folder: (folder / "README.md").write_bytes(b"---\nlicense: \xe4\n---\n"),
+            ValueError,
+            "README.md cannot be",
+        ),
+        (lambda folder: (folder / "README.md").write_text("---\n- a\n---\n"), ValueError, "README.md cannot be"),
+        (lambda folder: (folder / "model.safetensors").unlink(), FileNotFoundError, "has no model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"garbage"), ValueError, "damaged or cut off"),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.st"}}'),
+            FileNotFoundError,
+            r"names model-1\.st, which",
+        ),
+        (lambda folder: linked(folder / "vocab.txt", folder.parent), ValueError, "is a link to"),
+        (lambda folder: linked(folder / "vocab.txt", folder / "nothing"), ValueError, "is a link to .*nothing"),
+        (lambda folder: linked(folder / "vocab.txt", Path(__file__)), ValueError, "which is not a file of"),
+        (lambda folder: changed(folder / "config.json", auto_map=None), ValueError, "lacks the code"),
         (lambda folder: torch.save(TENSORS, folder / "training_args.bin"), ValueError, r"training_args\.bin is a pi"),
         (lambda folder: torch.save(TENSORS, folder / "extra.safetensors"), ValueError, r"remove extra\.safetensors"),
     ],
