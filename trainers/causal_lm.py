@@ -48,7 +48,7 @@ from seqzoo.trainers.checkpointing import replacing_files, write_text
 from seqzoo.trainers.language_modeling import CausalLanguageModeling
 from seqzoo.trainers.loop import TrainingDiverged, TrainingState, new_accelerator, note, train
 from seqzoo.trainers.recipe import Recipe, load_recipe
-from seqzoo.trainers.recipe_model import build_model, dry_run, trained_parameters
+from seqzoo.trainers.recipe_model import build_model, check_sources, dry_run, trained_parameters
 from seqzoo.trainers.run_folder import check_run_folder, locked, open_run_folder
 from seqzoo.trainers.tracking import finish_tracker, installed_tracker, start_tracker
 from seqzoo.trainers.transfer.alignment import Alignment
@@ -84,6 +84,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     folder = Path(recipe.training.output_dir)
     accelerator = new_accelerator(recipe.training, log_with=tracker, project_dir=str(folder))
     check_run_folder(folder, recipe)
+    check_sources(recipe)
     if recipe.hub.repo_id:
         check_target(recipe.hub.repo_id)  # now rather than after hours of training
     # One process reads, trains the tokenizer and fills the caches; the others find them.

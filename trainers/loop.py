@@ -8,6 +8,7 @@ The loop owns the state of a run, [`TrainingState`]; docs/checkpoints.md is the 
 """
 
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -87,7 +88,8 @@ def new_accelerator(training: TrainingSection, **kwargs: Any) -> Accelerator:
     """An Accelerator for one run, and the seeds set; the number of processes is the launcher's matter.
 
     Raises:
-        `ValueError`: the batch cannot be shared out evenly, or a kind of FSDP that cannot be resumed safely.
+        `ValueError`: the batch cannot be shared out evenly, processes that do not see each other, or a kind of FSDP
+            that cannot be resumed safely.
     """
     # A second run in the same process may want another precision; the process group stays.
     AcceleratorState._reset_state()
@@ -98,6 +100,12 @@ def new_accelerator(training: TrainingSection, **kwargs: Any) -> Accelerator:
         step_scheduler_with_optimizer=False,
         **kwargs,
     )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched > accelerator.num_processes:
+        raise ValueError(
+            f"{launched} processes were launched, but each is alone: Accelerate found no GPU for them. On CPUs set "
+            "ACCELERATE_USE_CPU=true"
+        )
     sharding = getattr(accelerator.state, "fsdp_plugin", None)
     if sharding and (sharding.fsdp_version != 2 or sharding.state_dict_type is not StateDictType.FULL_STATE_DICT):
         # torch unpickles the index of a sharded checkpoint without an allow-list.

@@ -10,6 +10,7 @@ the run's folder gets the resolved one (`recipe.yaml`), in which every key is wr
 """
 
 import copy
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -347,8 +348,8 @@ def _check(recipe: Recipe) -> None:
     for section, keys in _POSITIVE.items():
         for key in keys:
             value = getattr(getattr(recipe, section), key)
-            if value is not None and value <= 0:
-                raise RecipeError(f"{section}.{key} is {value}, but must be greater than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise RecipeError(f"{section}.{key} is {value}, but must be a number greater than 0")
     model, data, tokenizer, training = recipe.model, recipe.data, recipe.tokenizer, recipe.training
     if model.init_from and model.convert_gpt2:
         raise RecipeError("model.init_from and model.convert_gpt2 exclude each other; keep one")
@@ -377,7 +378,9 @@ def _check(recipe: Recipe) -> None:
     if len(training.betas) != 2 or not all(0 <= beta < 1 for beta in training.betas):
         raise RecipeError(f"training.betas is {training.betas}, but takes two numbers in [0, 1)")
     if not 0 <= training.warmup_steps <= training.steps:
-        raise RecipeError(f"training.warmup_steps is {training.warmup_steps} of {training.steps} training.steps")
+        raise RecipeError(
+            f"training.warmup_steps is {training.warmup_steps}, but training.steps is {training.steps}: lower it"
+        )
     if training.batch_size % training.gradient_accumulation_steps:
         raise RecipeError(
             f"training.batch_size {training.batch_size} cannot be cut into "

@@ -22,6 +22,29 @@ from seqzoo.trainers.transfer.alignment import train_only_memories
 from seqzoo.trainers.transfer.lora import add_lora
 
 
+def check_sources(recipe: Recipe) -> None:
+    """Refuses what can only be a folder of this machine and is not there, before the Hub is asked for it.
+
+    Raises:
+        `FileNotFoundError`: it names the key and the folder.
+    """
+    named = {
+        "model.init_from": recipe.model.init_from,
+        "model.convert_gpt2": recipe.model.convert_gpt2,
+        "model.teacher": recipe.model.teacher,
+        "tokenizer.path": recipe.tokenizer.path,
+    }
+    for key, name in named.items():
+        if not name or Path(name).exists():
+            continue
+        # An id of the Hub is `name` or `user/name`.
+        if name.count("/") > 1 or name.startswith(("/", ".", "~")) or Path(name).parts[:-1] == ("runs",):
+            raise FileNotFoundError(
+                f"{key} is {name}, a folder that is not there (working directory {Path.cwd()}): train it first, or "
+                "name another"
+            )
+
+
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model to train, in float32 on the CPU; what the recipe does not train needs no gradient.
 
@@ -44,7 +67,14 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
             model = DecayFastWeightGPT2LMHeadModel.from_gpt2(source, **section.config)
         elif section.init_from:
             config = AutoConfig.from_pretrained(source, **section.config)
-            model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32)
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=torch.float32, output_loading_info=True
+            )
+            if loaded["missing_keys"]:  # they would silently be random
+                raise ValueError(
+                    f"the weights in {source} lack {', '.join(sorted(loaded['missing_keys']))}: save them again, or "
+                    "leave model.config as it was"
+                )
         else:
             model = AutoModelForCausalLM.from_config(new_config(section, special_tokens(tokenizer)))
             # For batches of prompts. Not in the config: there GPT-2 would take each end of text for padding.
@@ -59,6 +89,12 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
             "leave model.config.vocab_size out, or use the tokenizer that the model was trained with"
         )
     check_lengths(recipe, model.config)
+    columns = [name for name in getattr(model, "new_parameters", ()) if "columns" in name]
+    if recipe.training.lora_rank and columns:
+        raise RecipeError(
+            f"training.lora_rank would leave {columns[0]} random but for a low rank: with this "
+            "model.config.state_size they do not come from GPT-2. Train in full, or leave state_size out"
+        )
     _choose_parameters(model, recipe)
     return model
 

@@ -379,7 +379,14 @@ class DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2PreTrainedModel, Generat
         self.post_init()
 
     @classmethod
-    def from_gpt2(cls, source: str | Path | GPT2LMHeadModel, **overrides) -> "DecayFastWeightGPT2LMHeadModel":
+    def from_gpt2(
+        cls,
+        source: str | Path | GPT2LMHeadModel,
+        *,
+        revision: str = "main",
+        dtype: torch.dtype | None = None,
+        **overrides,
+    ) -> "DecayFastWeightGPT2LMHeadModel":
         """A model that starts from GPT-2's weights, to be fine-tuned ("swap, then fine-tune").
 
         All weights that both models have are bit-equal afterwards; the names of the new ones are logged and kept in
@@ -387,6 +394,8 @@ class DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2PreTrainedModel, Generat
 
         Args:
             source (`str`, `Path` or `GPT2LMHeadModel`): A folder, a Hub id, or the model itself.
+            revision (`str`, defaults to `"main"`): Of a Hub id: branch, tag or commit.
+            dtype (`torch.dtype`, *optional*): Of the new model; `None` is the source's.
             **overrides: Fields of [`DecayFastWeightGPT2Config`], such as `position_embedding_type="learned_clamped"`.
 
         Raises:
@@ -394,15 +403,17 @@ class DecayFastWeightGPT2LMHeadModel(DecayFastWeightGPT2PreTrainedModel, Generat
                 [`config_from_gpt2`].
         """
         if not isinstance(source, PreTrainedModel):
-            require_gpt2(AutoConfig.from_pretrained(source))
+            require_gpt2(AutoConfig.from_pretrained(source, revision=revision))
             path = source
-            source, loaded = GPT2LMHeadModel.from_pretrained(path, use_safetensors=True, output_loading_info=True)
+            source, loaded = GPT2LMHeadModel.from_pretrained(
+                path, revision=revision, use_safetensors=True, output_loading_info=True
+            )
             if loaded["missing_keys"]:
                 raise ValueError(f"the checkpoint {path} lacks {', '.join(sorted(loaded['missing_keys']))}")
         config = config_from_gpt2(source.config, **overrides)
         if not isinstance(source, GPT2LMHeadModel):
             raise ValueError(f"a {type(source).__name__} has no language-model head; give a GPT2LMHeadModel")
-        model = cls(config).to(source.dtype).eval()
+        model = cls(config).to(dtype or source.dtype).eval()
         own = model.state_dict()
         shared = weights_from_gpt2(source.state_dict(), config)
         model.new_parameters = sorted(own.keys() - shared.keys())

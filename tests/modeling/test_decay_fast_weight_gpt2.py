@@ -283,6 +283,11 @@ class TestConversion:
         assert model.generation_config.repetition_penalty == 1.5
         assert not model.training
 
+    def test_into_another_dtype(self, tmp_path):
+        model = DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(), dtype=torch.bfloat16)
+        model.save_pretrained(tmp_path)
+        assert model.dtype == AutoModelForCausalLM.from_pretrained(tmp_path).dtype == torch.bfloat16
+
     def test_the_unscaled_variant_stays_unscaled(self):
         assert DecayFastWeightGPT2LMHeadModel.from_gpt2(gpt2(scale_attn_weights=False)).config.scale == 1.0
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from seqzoo.trainers.causal_lm import main
+from seqzoo.trainers.causal_lm import main, run
 from seqzoo.trainers.recipe import RecipeError, load_recipe, packaged_recipes
 from seqzoo.trainers.recipe_model import build_model, dry_run
 
@@ -79,3 +80,30 @@ def test_damaged_weights_are_named(sections, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"weights in .*model are damaged"):
         build_model(recipe, Tokenizer())
+
+
+@pytest.mark.parametrize("key", ["model.init_from", "model.convert_gpt2", "tokenizer.path"])
+@pytest.mark.parametrize("name", ["runs/gpt2/absent", "./absent", "runs/absent"])
+def test_a_folder_that_is_not_there_is_no_question_to_the_hub(sections, key, name):
+    sections["tokenizer"] = {}
+    sections["model"] = {"model_type": "decay_fast_weight_gpt2"}
+    with pytest.raises(FileNotFoundError, match=f"{key} is {name}, a folder that is not there"):
+        run(load_recipe(sections, [f"{key}={name}"]))
+
+
+def test_processes_that_do_not_see_each_other(sections, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were launched, but each is alone.*ACCELERATE_USE_CPU=true"):
+        run(load_recipe(sections))
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(sections, tmp_path):
+    run(load_recipe(sections, [f"training.output_dir={tmp_path / 'first'}", "training.steps=1"]))
+    weights = tmp_path / "first" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["transformer.h.1.mlp.c_fc.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    sections["model"] |= {"init_from": str(tmp_path / "first"), "config": {}}
+    with pytest.raises(ValueError, match=r"first lack transformer\.h\.1\.mlp\.c_fc\.weight"):
+        run(load_recipe(sections, ["tokenizer.vocab_size=null"]))
+    assert not (tmp_path / "run").exists()

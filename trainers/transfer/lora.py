@@ -36,6 +36,12 @@ def add_lora(model: PreTrainedModel, training: TrainingSection) -> None:
         raise RecipeError(
             f"training.lora_targets is {wrong}; a {model.config.model_type} has {', '.join(sorted(known))}"
         )
+    smallest = min(min(module.weight.shape) for name, module in modules.items() if _last(name) in targets)
+    if training.lora_rank >= smallest:
+        raise RecipeError(
+            f"training.lora_rank is {training.lora_rank}, no less than the smaller side ({smallest}) of a matrix that "
+            "it updates; lower it, or train in full"
+        )
     in_full = [
         parameter
         for block in getattr(model.base_model, "h", ())

@@ -30,6 +30,15 @@ def test_updates_change_nothing_at_first_and_stay_when_they_are_merged(conversio
     torch.testing.assert_close(student(ids).logits, updated, rtol=1e-5, atol=1e-5)
 
 
+def test_what_low_ranks_cannot_mend_is_refused(conversion, student):
+    with pytest.raises(RecipeError, match=r"c_attn.* random but for a low rank.*leave state_size out"):
+        run(load_recipe(conversion, ["training.lora_rank=2", "model.config={state_size: 5}"]))
+    with pytest.raises(RecipeError, match=r"lora_rank is 32, no less than the smaller side \(32\)"):
+        add_lora(student, load_recipe(conversion, ["training.lora_rank=32"]).training)
+    with pytest.raises(RecipeError, match="lora_alpha is inf, but must be a number greater than 0"):
+        load_recipe(conversion, ["training.lora_rank=2", "training.lora_alpha=.inf"])
+
+
 def test_an_update_counts_alpha_over_rank_times(conversion, student):
     training = load_recipe(
         conversion, ["training.lora_rank=2", "training.lora_alpha=6", "training.lora_targets=[c_fc]"]
