@@ -176,3 +176,23 @@ def test_metrics_are_read_as_they_are(tmp_path, metrics):
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps(metrics))
     assert read_metrics(path, "decay_fast_weight_gpt2") == metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "never"),
+    [
+        ("decay", ["b_t a_t^T", "scale * S_t^T q_t", "gated away"], ["c_t", "hybrid", "Kasai"]),
+        ("decay-every-option", ["(b_t 1^T)", "no position embedding"], ["a_t", "Positions are those of GPT-2"]),
+        ("gated-elu-normalized", ["S_t^T q_t / (c_t . q_t)", "8 x 9 cells", "Peng et al. 2021"], ["scale *"]),
+        ("delta", ["o_t = scale * S_{t-1}^T q_t", "overwritten", "Schlag et al. 2021"], ["gated away", "fullgraph"]),
+        ("sum-relu-normalized", ["nothing decays", "Kasai et al. 2021"], ["gated away", "g_t"]),
+        ("hybrid", ["attention of 1 of\n2 layers", "still grow with the context"], ["do not grow with the context"]),
+    ],
+)
+def test_the_card_says_what_this_model_computes(name, says, never):
+    model = next(row for row in MODELS if row.name == name).build()
+    text = model_card(model, "my-model", license="mit", metrics=None, recipe=None).text
+    for words in says:
+        assert words in text, words
+    for words in never:
+        assert words not in text, words
