@@ -80,9 +80,19 @@ class Runs:
 
 def num_frames(num_samples: int, rate: float) -> int:
     """How many steps of `rate` a song has: those that are complete."""
-    return int(num_samples / SAMPLE_RATE * rate)
+    return num_samples if rate == SAMPLE_RATE else int(num_samples / SAMPLE_RATE * rate)
+
+
+def samples_of_frames(frames: int, rate: float) -> int:
+    """The shortest song that has so many steps of `rate`."""
+    num_samples = int(frames / rate * SAMPLE_RATE)
+    while num_frames(num_samples, rate) < frames:
+        num_samples += 1
+    return num_samples
 
 
 def frame_bounds(frames: int, rate: float) -> np.ndarray:
     """int64 `[frames + 1]`: step `i` of a rate covers the samples `bounds[i]:bounds[i + 1]`."""
+    if rate == SAMPLE_RATE:
+        return np.arange(frames + 1)
     return (np.arange(frames + 1) / rate * SAMPLE_RATE).astype(np.int64)
