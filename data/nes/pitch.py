@@ -6,8 +6,8 @@ import numpy as np
 
 
 LOWEST_NOTE, HIGHEST_NOTE = 21, 108
-# A pulse's timer has eleven bits: below these notes it wraps.
-LOWEST_OF_VOICE = (33, 33, 21)
+# A pulse's timer has eleven bits: below this note it wraps.
+LOWEST_OF_PULSE = 33
 # CPU cycles for a timer step, of pulse and triangle: a wave of the pulse has 16, one of the triangle 32.
 _CYCLES = np.array([16, 32], dtype=np.float32)
 

@@ -145,14 +145,17 @@ def _changes(previous: list[list[int]], row: list[list[int]]) -> list[tuple[str,
             if old[:2] != new[:2]:
                 changes += [("tr_tl", new[1]), ("tr_th", new[0])]
             continue
-        if old[3] != new[3]:
-            changes.append(("no_nl" if voice == "no" else f"{voice}_du", new[3]))
-        if old[2] != new[2] > 0:
-            changes.append((f"{voice}_vo", new[2]))
+        loudness = [(f"{voice}_vo", new[2])] if old[2] != new[2] > 0 else []
         if voice == "no":
+            changes += loudness
+            if old[3] != new[3]:
+                changes.append(("no_nl", new[3]))
             if old[1] != new[1] > 0:
                 changes += [("no_np", 16 - new[1]), ("no_ll", 0)]
             continue
+        if old[3] != new[3]:
+            changes.append((f"{voice}_du", new[3]))
+        changes += loudness
         if old[1] != new[1]:
             changes.append((f"{voice}_tl", new[1]))
         if old[0] != new[0] or (is_on and not was_on):

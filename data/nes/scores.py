@@ -1,13 +1,13 @@
 """The scores: expressive (note, velocity, timbre), separated (notes of four voices), blended (notes of all at once)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from seqzoo.data.nes.errors import NESFormatError
 from seqzoo.data.nes.midi import MIDI
-from seqzoo.data.nes.pitch import HIGHEST_NOTE, LOWEST_NOTE, LOWEST_OF_VOICE, notes_of_timers, timers_of_notes
+from seqzoo.data.nes.pitch import HIGHEST_NOTE, LOWEST_NOTE, LOWEST_OF_PULSE, notes_of_timers, timers_of_notes
 from seqzoo.data.nes.raw_score import RawScore, check_most, check_time
 from seqzoo.data.nes.resampling import adaptive_rate, sample_runs
 from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, samples_of_frames
@@ -17,6 +17,7 @@ from seqzoo.data.nes.vgm import NTSC_CLOCK
 PUBLISHED_RATE = 24.0
 ADAPTIVE = "adaptive"
 Rate = float | Literal["adaptive"]
+LowNotes = Literal["reject", "clip", "wrap"]
 _MOST = np.array([[HIGHEST_NOTE, 15, 3], [HIGHEST_NOTE, 15, 3], [HIGHEST_NOTE, 15, 3], [16, 15, 1]])
 
 
@@ -61,7 +62,7 @@ class ExpressiveScore:
         own = cls(runs.rows(), raw.rate, raw.num_samples)
         return own if rate is None else own.resampled(rate)
 
-    def to_raw_score(self, clock: int = NTSC_CLOCK, low_notes: Literal["reject", "clip"] = "reject") -> RawScore:
+    def to_raw_score(self, clock: int = NTSC_CLOCK, low_notes: LowNotes = "reject") -> RawScore:
         """Notes become the nearest timers.
 
         Args:
@@ -69,20 +70,23 @@ class ExpressiveScore:
                 Of the CPU, in Hz. Scores do not carry one, so a PAL song has to be given its own, or its pitches come
                 out for an NTSC machine.
             low_notes (`str`):
-                What to do with notes of a pulse below 33, which do not fit into its timer: an error (`reject`) or the
-                lowest that does (`clip`). The reference lets the timer wrap to some other pitch. (Note 33 itself
-                fits, but at the NTSC clocks the chip mutes it, as in the reference.)
+                What to do with notes of a pulse below 33, which do not fit into its timer: `reject` them, `clip` them
+                to 33, or let the timer `wrap` to some other pitch as the reference does. Note 33 itself fits, but at
+                the NTSC clocks the chip mutes it, as in the reference.
+
+        Raises:
+            `NESFormatError`: a note is too low.
         """
         note = self.score[:, :, 0].astype(np.int64)
-        for voice in range(3):
-            low = (note[:, voice] > 0) & (note[:, voice] < LOWEST_OF_VOICE[voice])
-            if low.any() and low_notes != "clip":
-                step = int(np.argmax(low))
-                raise NESFormatError(
-                    f"the note {note[step, voice]} of P{voice + 1} at step {step} is below "
-                    f"{LOWEST_OF_VOICE[voice]}, too low for a pulse; low_notes='clip' plays the lowest"
-                )
-            note[low, voice] = LOWEST_OF_VOICE[voice]
+        low = (note[:, :2] > 0) & (note[:, :2] < LOWEST_OF_PULSE)
+        if low.any() and low_notes == "reject":
+            step, voice = np.argwhere(low)[0]
+            raise NESFormatError(
+                f"the note {note[step, voice]} of P{voice + 1} at step {step} is below {LOWEST_OF_PULSE}, too low for "
+                f"a pulse; low_notes='clip' plays {LOWEST_OF_PULSE} instead"
+            )
+        if low_notes == "clip":
+            note[:, :2][low] = LOWEST_OF_PULSE
         timers = timers_of_notes(clock)
         timer = np.stack([timers[note[:, 0], 0], timers[note[:, 1], 0], timers[note[:, 2], 1], note[:, 3]], axis=1)
         rows = np.stack([timer >> 8, timer & 0xFF, self.score[:, :, 1], self.score[:, :, 2]], axis=2).astype(np.uint8)
