@@ -29,16 +29,16 @@ class NESFormatError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a reader refuses; a song of the data set needs a thousandth of the bytes and a tenth of the time.
+    """What a reader refuses; a song of the data set needs a hundredth of the bytes and a tenth of the time.
 
     Args:
         max_bytes (`int`):
-            Of a file, compressed and decompressed.
+            Of a file, compressed and decompressed. Arrays in .npz files are held to `max_seconds` instead.
         max_seconds (`float`):
             Of a song.
     """
 
-    max_bytes: int = 256 * 2**20
+    max_bytes: int = 64 * 2**20
     max_seconds: float = 1200.0
 
     def check_samples(self, num_samples: int, file: str | None = None, offset: int | None = None) -> None:

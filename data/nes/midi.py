@@ -5,11 +5,11 @@ velocity is the one at its onset, controller 11 a change of velocity inside a no
 also in silence. A time signature of 1/1 marks the end of the song. Files are equal to the data set's to the byte.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from seqzoo.data.nes.errors import DEFAULT_LIMITS, Limits, NESFormatError
+from seqzoo.data.nes.errors import NESFormatError
 from seqzoo.data.nes.runs import Runs
 
 
@@ -23,6 +23,8 @@ _TEMPO = b"\xff\x51\x03\x07\xa1\x20"
 _FIRST_SIGNATURE = b"\xff\x58\x04\x04\x02\x18\x08"
 _LAST_SIGNATURE = b"\xff\x58\x04\x01\x00\x18\x08"
 _END = b"\x01\xff\x2f\x00"
+# Lowest and highest pitch, largest velocity and timbre of each voice.
+_RANGES = ((21, 108, 15, 3), (21, 108, 15, 3), (21, 108, 1, 0), (1, 16, 15, 1))
 _MAX_DELTA = 2**28 - 1  # four bytes of seven bits
 
 NOTE = np.dtype([("voice", "u1"), ("start", "i8"), ("end", "i8"), ("pitch", "u1"), ("velocity", "u1")])
@@ -46,6 +48,42 @@ class MIDI:
     notes: np.ndarray
     controls: np.ndarray
     num_samples: int
+
+    def __post_init__(self):
+        if self.notes.dtype != NOTE or self.controls.dtype != CONTROL:
+            raise NESFormatError("notes and controls are not tables of the dtypes NOTE and CONTROL")
+        for voice, (lowest, highest, loudest, brightest) in enumerate(_RANGES):
+            notes = self.notes[self.notes["voice"] == voice]
+            controls = self.controls[self.controls["voice"] == voice]
+            timbres = controls["value"][controls["number"] == TIMBRE_CONTROL]
+            levels = controls["value"][controls["number"] == VELOCITY_CONTROL]
+            for what, values, least, most in (
+                ("pitch", notes["pitch"], lowest, highest),
+                ("velocity", notes["velocity"], 1, loudest),
+                (f"controller {VELOCITY_CONTROL}", levels, 0, 15),
+                (f"controller {TIMBRE_CONTROL}", timbres, 0, brightest),
+            ):
+                wrong = values[(values < least) | (values > most)]
+                if len(wrong):
+                    raise NESFormatError(f"the {what} {wrong[0]} of {VOICES[voice]} is not one from {least} to {most}")
+            if len(timbres) + len(levels) < len(controls):
+                raise NESFormatError(f"controllers other than {VELOCITY_CONTROL} and {TIMBRE_CONTROL} have no meaning")
+            bounds = np.stack([notes["start"], notes["end"]], axis=1)
+            if (bounds[:, 0] >= bounds[:, 1]).any() or (bounds[1:, 0] < bounds[:-1, 1]).any():
+                raise NESFormatError(f"notes of {VOICES[voice]} overlap, have no length or are not in order")
+            times = np.concatenate([bounds.ravel(), controls["time"]])
+            if len(times) and not 0 <= times.min() <= times.max() <= self.num_samples:
+                raise NESFormatError(f"events of {VOICES[voice]} are outside the song of {self.num_samples} samples")
+            if (np.diff(controls["time"]) < 0).any():
+                raise NESFormatError(f"controllers of {VOICES[voice]} are not in order")
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, MIDI)
+            and self.num_samples == other.num_samples
+            and np.array_equal(self.notes, other.notes)
+            and np.array_equal(self.controls, other.controls)
+        )
 
     @classmethod
     def from_runs(cls, runs: Runs) -> "MIDI":
@@ -124,8 +162,6 @@ def _voice_columns(notes: np.ndarray, controls: np.ndarray, mute: bool) -> list[
     last = np.searchsorted(louder["time"], notes["end"], side="left").tolist()
     level_times, levels = louder["time"].tolist(), louder["value"].tolist()
     for (_, start, end, pitch, velocity), begin, stop in zip(notes.tolist(), first, last, strict=True):
-        if start < times[-1]:  # the note before it is cut off: a voice is monophonic
-            raise NESFormatError(f"two notes of one voice sound at once at sample {start}")
         times += [start, *level_times[begin:stop], end]
         pitches += [pitch] * (1 + stop - begin) + [0]
         velocities += [velocity, *levels[begin:stop], 0]
