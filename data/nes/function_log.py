@@ -162,7 +162,9 @@ class FunctionLog:
         group = rank[group.reshape(-1)]
         order = np.argsort(group, kind="stable")
         bits = np.where(wait, 0, self.value << SHIFT[self.function])
-        written = _merge_writes(group[order], register[order], np.where(wait, 0, MASK[self.function])[order], bits[order])
+        written = _merge_writes(
+            group[order], register[order], np.where(wait, 0, MASK[self.function])[order], bits[order]
+        )
         first = first[by_first]
         register = np.where(wait[first], WAITING, register[first]).astype(np.int16)
         return RegisterLog(self.clock, register, np.where(wait[first], self.value[first], written[: len(first)]))

@@ -37,7 +37,9 @@ def read_midi(data: bytes, file: str | None = None, limits: Limits = DEFAULT_LIM
         raise NESFormatError("something follows the last track", file, cursor.position)
     try:
         return MIDI(
-            np.sort(np.array(notes, dtype=NOTE), order=["voice", "start"]), np.array(controls, dtype=CONTROL), num_samples
+            np.sort(np.array(notes, dtype=NOTE), order=["voice", "start"]),
+            np.array(controls, dtype=CONTROL),
+            num_samples,
         )
     except NESFormatError as error:
         raise NESFormatError(error.cause, file) from error
@@ -147,10 +149,15 @@ def _read_voice(track: _Cursor, voice: int, notes: list[tuple], controls: list[t
             ended.setdefault(content[0], []).append(time)
         else:
             raise track.error(f"{status:#04x} is no event of this kind of file")
-    if head != [(_META, bytes([_NAME]) + VOICES[voice].encode()), (_PROGRAM << 4 | CHANNELS[voice], bytes([PROGRAMS[voice]]))]:
+    if head != [
+        (_META, bytes([_NAME]) + VOICES[voice].encode()),
+        (_PROGRAM << 4 | CHANNELS[voice], bytes([PROGRAMS[voice]])),
+    ]:
         raise track.error(f"track {voice + 1} has not the name {VOICES[voice]} and the program {PROGRAMS[voice]}")
     for pitch in sounding.keys() | ended.keys():
         onsets, ends = sounding.get(pitch, []), ended.get(pitch, [])
         if len(onsets) != len(ends):
-            raise track.error(f"the note {pitch} of {VOICES[voice]} begins {len(onsets)} times and ends {len(ends)} times")
+            raise track.error(
+                f"the note {pitch} of {VOICES[voice]} begins {len(onsets)} times and ends {len(ends)} times"
+            )
         notes += [(voice, start, end, pitch, velocity) for (start, velocity), end in zip(onsets, ends, strict=True)]

@@ -53,7 +53,9 @@ class RawScore:
             raise NESFormatError(f"the clock is {self.clock} Hz, not one of {CLOCKS}")
         check_time(self.runs.length, self.rate, self.num_samples)
         if self.runs.value.dtype != np.uint8 or self.runs.value.shape[1:] != (4, 4):
-            raise NESFormatError(f"a raw score is uint8 [step, 4, 4], not {self.runs.value.dtype} {self.runs.value.shape}")
+            raise NESFormatError(
+                f"a raw score is uint8 [step, 4, 4], not {self.runs.value.dtype} {self.runs.value.shape}"
+            )
         most = np.full((4, 4), [7, 255, 15, 3])
         most[2, 2:] = 0
         most[3] = [0, 16, 15, 1]
@@ -131,7 +133,9 @@ def check_most(value: np.ndarray, most: np.ndarray, fields: tuple[str, ...]) -> 
     if len(wrong):
         row, voice, place = wrong[0]
         name = ("P1", "P2", "TR", "NO")[voice]
-        raise NESFormatError(f"the {fields[place]} of {name} is {value[row, voice, place]}, above {most[voice, place]}")
+        raise NESFormatError(
+            f"the {fields[place]} of {name} is {value[row, voice, place]}, above {most[voice, place]}"
+        )
 
 
 def _changes(previous: list[list[int]], row: list[list[int]]) -> list[tuple[str, int]]:

@@ -56,7 +56,7 @@ class ExpressiveScore:
 
         Timers outside the notes 21 to 108 become silence, as a pulse's timers 0 to 24.
         """
-        runs = Runs(raw.runs.start, _expressive_values(raw), raw.runs.length).merged()
+        runs = _expressive_runs(raw)
         if raw.rate == SAMPLE_RATE:
             return cls._from_runs(runs, SAMPLE_RATE if rate is None else rate)
         own = cls(runs.rows(), raw.rate, raw.num_samples)
@@ -215,8 +215,15 @@ class BlendedScore:
         return [[note for note in row if note] for row in self.score.tolist()]
 
 
-def _expressive_values(raw: RawScore) -> np.ndarray:
-    """uint8 `[run, voice, (note, velocity, timbre)]`."""
+def midi_from_raw_score(raw: RawScore) -> MIDI:
+    """At 44.1 kHz, as the data set's MIDI files were made."""
+    if raw.rate != SAMPLE_RATE:
+        return ExpressiveScore.from_raw_score(raw).to_midi()
+    return MIDI.from_runs(_expressive_runs(raw))
+
+
+def _expressive_runs(raw: RawScore) -> Runs:
+    """Rows `[step, voice, (note, velocity, timbre)]`."""
     notes = notes_of_timers(raw.clock)
     timer = raw.runs.value[:, :, 0].astype(np.int64) << 8 | raw.runs.value[:, :, 1]
     value = np.zeros((len(timer), 4, 3), dtype=np.uint8)
@@ -225,7 +232,7 @@ def _expressive_values(raw: RawScore) -> np.ndarray:
     value[:, 3, 0] = timer[:, 3]
     value[:, :, 1] = np.where(value[:, :, 0] > 0, raw.runs.value[:, :, 2], 0)
     value[:, :, 2] = raw.runs.value[:, :, 3]
-    return value
+    return Runs(raw.runs.start, value, raw.runs.length).merged()
 
 
 def _check_score(score, shape: tuple[int, ...]) -> None:
