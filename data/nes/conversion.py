@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from seqzoo.data.nes.files import FORMATS, Song, format_of
@@ -53,6 +54,10 @@ def _sample_midi(midi: MIDI, options: _Options) -> ExpressiveScore:
     return ExpressiveScore.from_midi(midi, PUBLISHED_RATE if options.rate is None else options.rate)
 
 
+def _resample(score: ExpressiveScore, options: _Options) -> ExpressiveScore:
+    return score if options.rate is None else score.resampled(options.rate)
+
+
 _STEPS: dict[tuple[str, str], Callable[[Any, _Options], Song]] = {
     ("vgm", "ndr"): _read_vgm,
     ("ndr", "vgm"): lambda log, options: log.to_vgm(),
@@ -68,9 +73,9 @@ _STEPS: dict[tuple[str, str], Callable[[Any, _Options], Song]] = {
     ("exprsco", "midi"): lambda score, options: score.to_midi(),
     ("midi", "exprsco"): _sample_midi,
     ("exprsco", "seprsco"): lambda score, options: SeparatedScore.from_expressive(score),
-    ("seprsco", "exprsco"): lambda score, options: ExpressiveScore.from_separated(score),
+    ("seprsco", "exprsco"): lambda score, options: _resample(ExpressiveScore.from_separated(score), options),
     ("exprsco", "blndsco"): lambda score, options: BlendedScore.from_expressive(score),
-    ("blndsco", "exprsco"): lambda score, options: ExpressiveScore.from_blended(score),
+    ("blndsco", "exprsco"): lambda score, options: _resample(ExpressiveScore.from_blended(score), options),
 }
 
 
@@ -113,12 +118,12 @@ def convert(
     options = _Options(rate, clock, low_notes, simplify)
     if rate is None and to == format_of(song) == "vgm":
         return song.simplified() if simplify else song
+    if isinstance(song, ExpressiveScore):
+        song = _resample(song, options)
     for stop in [to] if rate is None else ["exprsco", to]:
         way = _way(format_of(song), stop)
-        for step in zip(way[:-1], way[1:], strict=True):
+        for step in pairwise(way):
             song = _STEPS[step](song, options)
-        if stop == "exprsco" and rate is not None:
-            song = song.resampled(rate)
     return song
 
 

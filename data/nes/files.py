@@ -30,9 +30,8 @@ from seqzoo.data.nes.scores import BlendedScore, ExpressiveScore, SeparatedScore
 from seqzoo.data.nes.vgm import VGM, gunzip
 
 
-Song = (
-    VGM | RegisterLog | FunctionLog | LanguageLog | RawScore | ExpressiveScore | SeparatedScore | BlendedScore | MIDI
-)
+Log = RegisterLog | FunctionLog | LanguageLog
+Song = VGM | Log | RawScore | ExpressiveScore | SeparatedScore | BlendedScore | MIDI
 _BYTES_OF_STEP = 16  # of a raw score, the largest
 _MOST_NOTES_AT_ONCE = 16
 
@@ -136,7 +135,7 @@ def _text_reader(cls: type) -> Callable[[bytes, str | None, Limits], Song]:
     return lambda data, file, limits: cls.from_text(command_text.decode(data, file), file, limits)
 
 
-def _text_writer(song: RegisterLog | FunctionLog | LanguageLog) -> bytes:
+def _text_writer(song: Log) -> bytes:
     return song.to_text().encode("ascii")
 
 

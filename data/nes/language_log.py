@@ -66,7 +66,7 @@ class LanguageLog:
         sweeps. Waits that come to stand side by side stay apart.
         """
         kept = (log.function == WAITING) | _ALWAYS_KEPT[log.function]
-        for number, (name, *_) in enumerate(FUNCTIONS):
+        for number in range(len(FUNCTIONS)):
             places = np.flatnonzero(log.function == number)
             values = log.value[places]
             kept[places] |= values != np.append(0, values)[:-1]

@@ -58,7 +58,7 @@ def adaptive_rate(runs: Runs) -> float:
     pooled = pooled[pooled > _SHORTEST_INTERVAL]
     if len(pooled) < _FEWEST_INTERVALS:
         raise NESFormatError(
-            f"an adaptive rate needs {_FEWEST_INTERVALS} intervals between notes, the song has {len(pooled)}: set a rate"
+            f"an adaptive rate needs {_FEWEST_INTERVALS} intervals between notes, this has {len(pooled)}; set a rate"
         )
     length, count = np.unique(pooled, return_counts=True)
     seconds = length / SAMPLE_RATE

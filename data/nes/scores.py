@@ -1,4 +1,4 @@
-"""The scores: expressive (note, velocity, timbre), separated (notes of four voices), blended (notes of all at once)."""
+"""The scores: expressive (note, velocity, timbre), separated (notes by voice), blended (the notes of all at once)."""
 
 from dataclasses import dataclass
 from typing import Literal
