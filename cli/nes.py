@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--out", required=True, metavar="DIR", help="where <name>.<suffix of the format> is written")
     convert.add_argument(
         "--rate",
-        type=_rate,
+        type=rate,
         help="steps a second of scores (default: 24 from 44.1 kHz, else the input's own), 44100 or `adaptive`",
     )
     convert.add_argument(
@@ -74,5 +74,6 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _rate(text: str) -> float | str:
+def rate(text: str) -> float | str:
+    """The value of `--rate`."""
     return text if text == "adaptive" else float(text)

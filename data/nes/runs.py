@@ -31,7 +31,7 @@ class Runs:
     @classmethod
     def of(cls, rows: np.ndarray) -> "Runs":
         """Rows `[row, voice, field]` in run-length form."""
-        changed = (rows[1:] != rows[:-1]).reshape(max(len(rows) - 1, 0), -1).any(axis=1)
+        changed = (rows[1:] != rows[:-1]).any(axis=(1, 2))
         start = np.flatnonzero(np.concatenate([np.ones(min(len(rows), 1), dtype=bool), changed]))
         return cls(start, rows[start], len(rows))
 
