@@ -134,7 +134,7 @@ def check_most(value: np.ndarray, most: np.ndarray, fields: tuple[str, ...]) -> 
         row, voice, place = wrong[0]
         name = ("P1", "P2", "TR", "NO")[voice]
         raise NESFormatError(
-            f"the {fields[place]} of {name} is {value[row, voice, place]}, above {most[voice, place]}"
+            f"the {fields[place]} of {name} is {value[row, voice, place]} in row {row}, above {most[voice, place]}"
         )
 
 

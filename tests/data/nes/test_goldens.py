@@ -162,7 +162,7 @@ def test_published_midi_files_and_their_published_scores(split, shared_data):
 
 
 def test_a_raw_score_is_checked():
+    rows = np.zeros((1, 4, 4), dtype=np.uint8)
+    rows[0, 1, 2] = 16
     with pytest.raises(ValueError, match="the volume of P2 is 16 in row 0, above 15"):
-        rows = np.zeros((1, 4, 4), dtype=np.uint8)
-        rows[0, 1, 2] = 16
         RawScore(Runs.of(rows), 24, 1838, 1789773)
