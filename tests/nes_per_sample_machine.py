@@ -1,4 +1,4 @@
-"""The chip as one would write it down: an object a voice, one step a sample. Slow, and what the fast one has to equal."""
+"""The chip as one would write it down: an object a voice, one step a sample. Slow; the fast one has to equal it."""
 
 import numpy as np
 

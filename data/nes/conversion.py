@@ -39,6 +39,7 @@ class _Options:
     clock: int
     low_notes: LowNotes
     simplify: bool
+    as_written: bool
 
 
 def _read_vgm(vgm: VGM, options: _Options) -> RegisterLog:
@@ -47,7 +48,8 @@ def _read_vgm(vgm: VGM, options: _Options) -> RegisterLog:
 
 def _sample(raw: RawScore, options: _Options) -> ExpressiveScore:
     default = PUBLISHED_RATE if raw.rate == SAMPLE_RATE else None
-    return ExpressiveScore.from_raw_score(raw, default if options.rate is None else options.rate)
+    rate = default if options.rate is None else options.rate
+    return ExpressiveScore.from_raw_score(raw, rate, as_written=options.as_written)
 
 
 def _sample_midi(midi: MIDI, options: _Options) -> ExpressiveScore:
@@ -87,6 +89,7 @@ def convert(
     clock: int = NTSC_CLOCK,
     low_notes: LowNotes = "reject",
     simplify: bool = True,
+    as_written: bool = False,
 ) -> Song:
     """Turn a song into another format, by the shortest way.
 
@@ -105,6 +108,9 @@ def convert(
             `reject`, `clip` or `wrap`: notes that are too low for a pulse, see [`ExpressiveScore.to_raw_score`].
         simplify (`bool`):
             Simplify a VGM before anything else, see [`VGM.simplified`], as everything in the data set was.
+        as_written (`bool`):
+            The log or VGM was written from a score of this rate: take its steps from where they were put, see
+            [`ExpressiveScore.from_raw_score`], which gives exactly that score.
 
     Raises:
         `NESFormatError`: the song does not fit into the format, or is broken.
@@ -115,7 +121,7 @@ def convert(
         raise ValueError(f"there is no NES clock of {clock} Hz; choose from {', '.join(map(str, CLOCKS))}")
     if low_notes not in ("reject", "clip", "wrap"):
         raise ValueError(f"low_notes is {low_notes!r}; choose from reject, clip, wrap")
-    options = _Options(rate, clock, low_notes, simplify)
+    options = _Options(rate, clock, low_notes, simplify, as_written)
     if rate is None and to == format_of(song) == "vgm":
         return song.simplified() if simplify else song
     if isinstance(song, ExpressiveScore):

@@ -8,7 +8,7 @@ from seqzoo.data.nes.errors import NESFormatError
 from seqzoo.data.nes.function_log import FUNCTION, FunctionLog
 from seqzoo.data.nes.register_log import WAITING, RegisterLog
 from seqzoo.data.nes.register_machine import run_machine
-from seqzoo.data.nes.runs import SAMPLE_RATE, Runs
+from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, written_bounds
 from seqzoo.data.nes.vgm import CLOCKS
 
 
@@ -108,13 +108,8 @@ class RawScore:
 
     def _waits(self) -> np.ndarray:
         """Samples of every step; the last one, where needed, is the rest of the song."""
-        if self.rate == SAMPLE_RATE:
-            return np.ones(self.num_samples, dtype=np.int64)
-        ends = (SAMPLE_RATE * np.cumsum(np.full(self.runs.length, 1 / self.rate))).astype(np.int64)
-        ends = np.minimum(ends, self.num_samples)
-        if not len(ends) or ends[-1] < self.num_samples:
-            ends = np.append(ends, self.num_samples)
-        return np.diff(ends, prepend=0)
+        bounds = np.minimum(written_bounds(self.runs.length, self.rate), self.num_samples)
+        return np.diff(bounds if bounds[-1] == self.num_samples else np.append(bounds, self.num_samples))
 
 
 def check_time(steps: int, rate: float, num_samples: int) -> None:

@@ -3,21 +3,21 @@
 import numpy as np
 
 from seqzoo.data.nes.errors import NESFormatError
-from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, frame_bounds, num_frames
+from seqzoo.data.nes.runs import SAMPLE_RATE, Runs
 
 
 _SHORTEST_INTERVAL = 44  # samples; what is not longer is an artefact of writing registers one after the other
 _FEWEST_INTERVALS = 10
 
 
-def sample_runs(runs: Runs, rate: float) -> np.ndarray:
-    """uint8 `[step, voice, (note, velocity, timbre)]`.
+def sample_runs(runs: Runs, bounds: np.ndarray) -> np.ndarray:
+    """uint8 `[step, voice, (note, velocity, timbre)]`, step `i` from the samples `bounds[i]:bounds[i + 1]`.
 
     A voice that sounds anywhere in a step has, each for itself, the note, velocity and timbre that sound longest (of
     several the smallest); one that does not has the timbre that lasts longest, and no note.
     """
-    frames = num_frames(runs.length, rate)
-    frame, run, weight = runs.cut(frame_bounds(frames, rate))
+    frames = len(bounds) - 1
+    frame, run, weight = runs.cut(bounds)
     score = np.zeros((frames, 4, 3), dtype=np.uint8)
     for voice in range(4):
         value = runs.value[run, voice]

@@ -96,3 +96,14 @@ def frame_bounds(frames: int, rate: float) -> np.ndarray:
     if rate == SAMPLE_RATE:
         return np.arange(frames + 1)
     return (np.arange(frames + 1) / rate * SAMPLE_RATE).astype(np.int64)
+
+
+def written_bounds(frames: int, rate: float) -> np.ndarray:
+    """int64 `[frames + 1]`: where the steps of a rate begin when a score is written as a log.
+
+    The sum of step lengths decides, and its rounding error puts some steps a sample before `frame_bounds`, step 6 of
+    24 Hz for one.
+    """
+    if rate == SAMPLE_RATE:
+        return np.arange(frames + 1)
+    return np.append(0, SAMPLE_RATE * np.cumsum(np.full(frames, 1 / rate))).astype(np.int64)

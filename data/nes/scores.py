@@ -10,7 +10,7 @@ from seqzoo.data.nes.midi import MIDI
 from seqzoo.data.nes.pitch import HIGHEST_NOTE, LOWEST_NOTE, LOWEST_OF_PULSE, notes_of_timers, timers_of_notes
 from seqzoo.data.nes.raw_score import RawScore, check_most, check_time
 from seqzoo.data.nes.resampling import adaptive_rate, sample_runs
-from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, samples_of_frames
+from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, frame_bounds, num_frames, samples_of_frames, written_bounds
 from seqzoo.data.nes.vgm import NTSC_CLOCK
 
 
@@ -51,14 +51,24 @@ class ExpressiveScore:
         return _equal(self, other)
 
     @classmethod
-    def from_raw_score(cls, raw: RawScore, rate: Rate | None = None) -> "ExpressiveScore":
-        """Timers become the nearest notes, then steps of `rate` are made; without it, the raw score's own.
+    def from_raw_score(cls, raw: RawScore, rate: Rate | None = None, *, as_written: bool = False) -> "ExpressiveScore":
+        """Timers become the nearest notes, then steps are made.
 
         Timers outside the notes 21 to 108 become silence, as a pulse's timers 0 to 24.
+
+        Args:
+            raw (`RawScore`):
+                What the chip is set to.
+            rate (`float` or `"adaptive"`, *optional*):
+                Steps a second; without it, the raw score's own.
+            as_written (`bool`):
+                Steps are where [`RawScore.to_function_log`] puts them, so that a score that was written at this rate
+                comes back as it was. The data set's are up to a sample later, by which a note leaks into a rest
+                before it.
         """
         runs = _expressive_runs(raw)
         if raw.rate == SAMPLE_RATE:
-            return cls._from_runs(runs, SAMPLE_RATE if rate is None else rate)
+            return cls._from_runs(runs, SAMPLE_RATE if rate is None else rate, as_written)
         own = cls(runs.rows(), raw.rate, raw.num_samples)
         return own if rate is None else own.resampled(rate)
 
@@ -126,10 +136,13 @@ class ExpressiveScore:
         return Runs.of_frames(self.score, self.rate, self.num_samples)
 
     @classmethod
-    def _from_runs(cls, runs: Runs, rate: Rate) -> "ExpressiveScore":
+    def _from_runs(cls, runs: Runs, rate: Rate, as_written: bool = False) -> "ExpressiveScore":
         rate = adaptive_rate(runs) if rate == ADAPTIVE else float(rate)
         check_time(int(runs.length / SAMPLE_RATE * rate), rate, runs.length)
-        return cls(runs.rows() if rate == SAMPLE_RATE else sample_runs(runs, rate), rate, runs.length)
+        if rate == SAMPLE_RATE:
+            return cls(runs.rows(), rate, runs.length)
+        bounds = (written_bounds if as_written else frame_bounds)(num_frames(runs.length, rate), rate)
+        return cls(sample_runs(runs, bounds), rate, runs.length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +218,7 @@ class BlendedScore:
     @classmethod
     def from_chords(cls, chords: list[list[int]], rate: float, num_samples: int | None = None) -> "BlendedScore":
         """From lists of notes, such as `[[36, 48], [], [36]]`."""
-        score = np.zeros((len(chords), max(map(len, chords), default=0)), dtype=np.uint8)
+        score = np.zeros((len(chords), max([3, *map(len, chords)])), dtype=np.uint8)
         for step, chord in enumerate(chords):
             score[step, : len(chord)] = chord
         return cls(score, rate, num_samples)

@@ -43,8 +43,8 @@ def valid_scores(draw, lowest_of_pulse=34):
 def test_a_score_through_a_vgm_is_the_same_score(score):
     vgm = convert(score, "vgm")
     assert vgm.num_samples == score.num_samples
-    assert convert(vgm, "exprsco", rate=score.rate) == score
-    assert convert(convert(vgm, "nlm"), "exprsco", rate=score.rate) == score
+    assert convert(vgm, "exprsco", rate=score.rate, as_written=True) == score
+    assert convert(convert(vgm, "nlm"), "exprsco", rate=score.rate, as_written=True) == score
 
 
 @settings(deadline=None, max_examples=80)
