@@ -14,6 +14,7 @@ are broken or hostile are `NESFormatError`s with file, offset and cause.
     midi.py              MIDI at 44.1 kHz, with its strict midi_reader.py
     pickles.py           the published pickles, without unpickling
     files.py             names and bytes            conversion.py     `convert`
+    batch.py             many files on all cores
     jit.py               numba where it is there    errors.py         the one error, and limits
 """
 

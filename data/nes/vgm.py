@@ -64,8 +64,8 @@ class VGM:
     """
 
     data: bytes = field(repr=False)
-    file: str | None = None
-    removed: int = 0
+    file: str | None = field(default=None, compare=False)
+    removed: int = field(default=0, compare=False)
 
     def __post_init__(self):
         if self.data[:4] != b"Vgm ":
