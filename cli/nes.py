@@ -45,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return {"convert": _convert}[args.command](args)
+
+
+def _convert(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from seqzoo.data.nes.batch import Job, convert_files

@@ -207,11 +207,11 @@ def _score(cls: type, score: Any, rate: Any, num_samples: Any, clock: Any, file:
 
 
 def _checked_chords(chords: Any, limits: Limits, file: str | None) -> list[list[int]]:
-    if type(chords) is not list or len(chords) > limits.max_seconds * SAMPLE_RATE:
+    if type(chords) not in (list, tuple) or len(chords) > limits.max_seconds * SAMPLE_RATE:
         raise NESFormatError("the score is no list of steps, or has too many", file)
     for step, chord in enumerate(chords):
         if (
-            type(chord) is not list
+            type(chord) not in (list, tuple)
             or len(chord) > _MOST_NOTES_AT_ONCE
             or not all(type(note) is int and 0 < note < 128 for note in chord)
         ):

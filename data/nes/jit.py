@@ -21,7 +21,10 @@ def compiled(function: Callable) -> Callable:
             import numba
         except ImportError:
             return function
-        return numba.njit(cache=True)(function)
+        try:
+            return numba.njit(cache=True)(function)
+        except RuntimeError:  # nowhere to write
+            return numba.njit(function)
 
     @wraps(function)
     def call(*arguments):
