@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--low-notes",
         choices=("reject", "clip", "wrap"),
         default="reject",
-        help="notes that are too low for a pulse: an error, the lowest, or a wrong pitch as in the reference "
-        "(%(default)s)",
+        help="notes that are too low for a pulse: an error, the lowest that sounds, or a wrong pitch as in the "
+        "reference (%(default)s)",
     )
     convert.add_argument(
         "--as-it-is", action="store_true", help="do not simplify VGM files: keep data blocks and the sample channel"

@@ -8,6 +8,7 @@ import numpy as np
 LOWEST_NOTE, HIGHEST_NOTE = 21, 108
 # A pulse's timer has eleven bits: below this note it wraps.
 LOWEST_OF_PULSE = 33
+SWEEP_SHIFT = 7
 # CPU cycles for a timer step, of pulse and triangle: a wave of the pulse has 16, one of the triangle 32.
 _CYCLES = np.array([16, 32], dtype=np.float32)
 
@@ -20,6 +21,12 @@ def notes_of_timers(clock: int) -> np.ndarray:
     table = np.where((note >= LOWEST_NOTE) & (note <= HIGHEST_NOTE), note, 0).astype(np.uint8)
     table.flags.writeable = False
     return table
+
+
+def lowest_sounding_note(clock: int) -> int:
+    """Of a pulse: its timer fits, and the sweep unit, at the shift that scores are written with, does not mute it."""
+    timer = timers_of_notes(clock)[LOWEST_OF_PULSE:, 0]
+    return LOWEST_OF_PULSE + int(np.argmax(timer + (timer >> SWEEP_SHIFT) < 0x800))
 
 
 @lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ import numpy as np
 
 from seqzoo.data.nes.errors import NESFormatError
 from seqzoo.data.nes.function_log import FUNCTION, FunctionLog
+from seqzoo.data.nes.pitch import SWEEP_SHIFT
 from seqzoo.data.nes.register_log import WAITING, RegisterLog
 from seqzoo.data.nes.register_machine import run_machine
 from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, written_bounds
@@ -16,9 +17,9 @@ from seqzoo.data.nes.vgm import CLOCKS
 _PREAMBLE = (
     (("ch_p1", 0), ("ch_p2", 0), ("ch_tr", 0), ("ch_no", 0)),
     (("p1_du", 0), ("p1_lh", 1), ("p1_cv", 1), ("p1_vo", 0)),
-    (("p1_ss", 7),),
+    (("p1_ss", SWEEP_SHIFT),),
     (("p2_du", 0), ("p2_lh", 1), ("p2_cv", 1), ("p2_vo", 0)),
-    (("p2_ss", 7),),
+    (("p2_ss", SWEEP_SHIFT),),
     (("tr_lh", 1), ("tr_lr", 127)),
     (("no_lh", 1), ("no_cv", 1), ("no_vo", 0)),
 )

@@ -7,7 +7,14 @@ import numpy as np
 
 from seqzoo.data.nes.errors import NESFormatError
 from seqzoo.data.nes.midi import MIDI
-from seqzoo.data.nes.pitch import HIGHEST_NOTE, LOWEST_NOTE, LOWEST_OF_PULSE, notes_of_timers, timers_of_notes
+from seqzoo.data.nes.pitch import (
+    HIGHEST_NOTE,
+    LOWEST_NOTE,
+    LOWEST_OF_PULSE,
+    lowest_sounding_note,
+    notes_of_timers,
+    timers_of_notes,
+)
 from seqzoo.data.nes.raw_score import RawScore, check_most, check_time
 from seqzoo.data.nes.resampling import adaptive_rate, sample_runs
 from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, frame_bounds, num_frames, samples_of_frames, written_bounds
@@ -81,8 +88,9 @@ class ExpressiveScore:
                 out for an NTSC machine.
             low_notes (`str`):
                 What to do with notes of a pulse below 33, which do not fit into its timer: `reject` them, `clip` them
-                to 33, or let the timer `wrap` to some other pitch as the reference does. Note 33 itself fits, but at
-                the NTSC clocks the chip mutes it, as in the reference.
+                to the lowest note that sounds, or let the timer `wrap` to some other pitch as the reference does.
+                Note 33 itself fits, but at the NTSC clocks the chip mutes it: it stays silent as in the reference,
+                unless notes are clipped.
 
         Raises:
             `NESFormatError`: a note is too low.
@@ -93,10 +101,10 @@ class ExpressiveScore:
             step, voice = np.argwhere(low)[0]
             raise NESFormatError(
                 f"the note {note[step, voice]} of P{voice + 1} at step {step} is below {LOWEST_OF_PULSE}, too low for "
-                f"a pulse; low_notes='clip' plays {LOWEST_OF_PULSE} instead"
+                f"a pulse; low_notes='clip' plays {lowest_sounding_note(clock)} instead"
             )
         if low_notes == "clip":
-            note[:, :2][low] = LOWEST_OF_PULSE
+            note[:, :2] = np.where(note[:, :2] > 0, np.maximum(note[:, :2], lowest_sounding_note(clock)), 0)
         timers = timers_of_notes(clock)
         timer = np.stack([timers[note[:, 0], 0], timers[note[:, 1], 0], timers[note[:, 2], 1], note[:, 3]], axis=1)
         rows = np.stack([timer >> 8, timer & 0xFF, self.score[:, :, 1], self.score[:, :, 2]], axis=2).astype(np.uint8)

@@ -105,8 +105,16 @@ def low_score() -> ExpressiveScore:
 def test_low_notes_of_a_pulse_are_refused_clipped_or_wrapped():
     with pytest.raises(NESFormatError, match=r"note 31 of P1 at step 0 is below 33.*low_notes='clip'"):
         convert(low_score(), "vgm")
-    assert convert(convert(low_score(), "rawsco", low_notes="clip"), "exprsco").score[0, 0, 0] == 33
+    for clock, lowest in ((1662607, 33), (1789773, 34)):
+        clipped = convert(convert(low_score(), "vgm", low_notes="clip", clock=clock), "exprsco")
+        assert clipped.score[0, :2, 0].tolist() == [lowest, 60]
     assert convert(convert(low_score(), "rawsco", low_notes="wrap"), "exprsco").score[0, 0, 0] not in (31, 33)
+
+
+def test_the_lowest_note_of_a_pulse_is_muted_at_ntsc_clocks_as_in_the_reference():
+    score = convert(BlendedScore.from_chords([[33, 60]], 24), "exprsco")
+    assert convert(convert(score, "vgm"), "exprsco").score[0, :2, 0].tolist() == [0, 60]
+    assert convert(convert(score, "vgm", clock=1662607), "exprsco").score[0, :2, 0].tolist() == [33, 60]
 
 
 def test_a_pal_song_keeps_its_pitches_with_its_own_clock():
