@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--as-it-is", action="store_true", help="do not simplify VGM files: keep data blocks and the sample channel"
     )
     convert.add_argument("--jobs", type=int, help="processes (default: one a core)")
-    convert.add_argument("--max-bytes", type=int, default=64 * 2**20, help="refuse larger files (%(default)s)")
+    convert.add_argument("--max-bytes", type=int, default=8 * 2**20, help="refuse larger files (%(default)s)")
     convert.add_argument("--max-seconds", type=float, default=1200.0, help="refuse longer songs (%(default)s)")
 
 

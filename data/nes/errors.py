@@ -38,7 +38,7 @@ class Limits:
             Of a song.
     """
 
-    max_bytes: int = 64 * 2**20
+    max_bytes: int = 8 * 2**20
     max_seconds: float = 1200.0
 
     def check_samples(self, num_samples: int, file: str | None = None, offset: int | None = None) -> None:
