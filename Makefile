@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints-cpu.txt
 PIP := $(BIN)/pip install --quiet
 
-.PHONY: help setup demo test test-slow test-gpu test-all conformance lint format bench clean
+.PHONY: help setup demo test test-slow test-gpu test-all conformance lint format fuzz bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,6 +56,9 @@ lint: setup  ## style and format
 format: setup  ## apply style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: setup  ## damage 110,000 NES files at random and read them
+	NES_FUZZ_EXAMPLES=110000 $(BIN)/python -m pytest tests/data/nes/test_fuzz.py
 
 bench: setup  ## speed and memory against peers, into benchmarks/RESULTS.md
 	$(BIN)/seqzoo bench

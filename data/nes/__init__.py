@@ -1,4 +1,51 @@
-"""Music of the Nintendo Entertainment System: four voices on one chip, as files, scores, sound and pictures.
+"""Music of the Nintendo Entertainment System: the formats of the NES Music Database, sound and pictures.
 
-drawing.py  a score as a piano roll (PNG, SVG) and as a page that plays it (HTML); page.html is its template
+What belongs here: formats, what the chip does to registers, synthesis, events, drawing. What does not: models and
+tokenizers (`modeling/`), and downloading: files are local. A song is one object, arrays with named axes; files that
+are broken or hostile are `NESFormatError`s with file, offset and cause.
+
+    from seqzoo.data.nes import convert, read_song, write_song
+    score = convert(read_song("song.vgm"), to="exprsco", rate=24)
+
+    vgm.py               VGM: the container         register_log.py   NDR: register writes (for synthesizers)
+    function_log.py      NDF: their functions       language_log.py   NLM: without what changes nothing
+    register_machine.py  the chip without sound     raw_score.py      timers, volumes and timbres
+    scores.py            expressive, separated and blended scores; pitch.py, resampling.py and runs.py serve them
+    midi.py              MIDI at 44.1 kHz, with its strict midi_reader.py
+    pickles.py           the published pickles, without unpickling
+    files.py             names and bytes            conversion.py     `convert`
+    batch.py             many files on all cores    drawing.py       piano rolls, and a page (page.html) that plays
+    jit.py               numba where it is there    errors.py         the one error, and limits
 """
+
+from seqzoo.data.nes.conversion import convert
+from seqzoo.data.nes.errors import Limits, NESFormatError
+from seqzoo.data.nes.files import FORMATS, read_song, song_from_bytes, song_to_bytes, write_song
+from seqzoo.data.nes.function_log import FunctionLog
+from seqzoo.data.nes.language_log import LanguageLog
+from seqzoo.data.nes.midi import MIDI
+from seqzoo.data.nes.raw_score import RawScore
+from seqzoo.data.nes.register_log import RegisterLog
+from seqzoo.data.nes.scores import BlendedScore, ExpressiveScore, SeparatedScore
+from seqzoo.data.nes.vgm import VGM
+
+
+__all__ = [
+    "FORMATS",
+    "MIDI",
+    "VGM",
+    "BlendedScore",
+    "ExpressiveScore",
+    "FunctionLog",
+    "LanguageLog",
+    "Limits",
+    "NESFormatError",
+    "RawScore",
+    "RegisterLog",
+    "SeparatedScore",
+    "convert",
+    "read_song",
+    "song_from_bytes",
+    "song_to_bytes",
+    "write_song",
+]
