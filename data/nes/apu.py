@@ -1,0 +1,350 @@
+"""The sound chip of the NES: register writes become, cycle by cycle, what each of its four voices plays.
+
+Two passes, both of plain arrays, compiled where numba is installed:
+
+    control      register writes and the frame counter -> rows of what the oscillators are set to, one for each change
+    pulses, triangle_and_noise      those rows -> steps of the output, each added at its exact place between samples
+
+The chip's output is the sum of two non-linear mixers, one of both pulses and one of triangle and noise, so that the two
+oscillator passes need not know of each other. A step goes from one output level of a mixer to the next; what shape it
+has in the output is up to the kernel that it is drawn with (see `synthesizer`).
+
+Time is counted in CPU cycles. Registers are numbered 0x00-0x17 as in VGM files, for 0x4000-0x4017 of the machine. The
+sample channel (0x10-0x13) is skipped: its writes are ignored and its level stays 0.
+"""
+
+import numpy as np
+
+from seqzoo.data.nes.jit import njit
+
+
+# Rows of a state, and what is in its columns.
+P1, P2, TR, NO = range(4)
+(
+    TIMER,  # the noise's: a place in the table of its periods
+    DUTY,  # the noise's: its mode
+    VOLUME,  # the triangle's: what its linear counter is loaded with
+    CONSTANT,  # the volume is VOLUME, not the envelope's
+    HALT,  # the length counter stands still, the envelope starts over
+    ENABLED,
+    LENGTH,
+    START,  # the envelope restarts; the triangle's: its linear counter is loaded
+    DECAY,  # the envelope's level; the triangle's: its linear counter
+    DIVIDER,
+    SWEEP_ENABLED,
+    SWEEP_PERIOD,
+    SWEEP_NEGATE,
+    SWEEP_SHIFT,
+    SWEEP_DIVIDER,
+    SWEEP_RELOAD,
+) = range(16)
+
+# Columns of a row of controls: those of a pulse once for each, then the others'.
+PERIOD, LEVEL, SHAPE, RESTART = range(4)
+TR_PERIOD, TR_RUNNING, NO_PERIOD, NO_LEVEL, NO_MODE = range(8, 13)
+COLUMNS = 13
+
+FAR = np.int64(2**62)  # a cycle that never comes
+
+# fmt: off
+LENGTHS = np.array([
+    10, 254, 20, 2, 40, 4, 80, 6, 160, 8, 60, 10, 14, 12, 26, 14,
+    12, 16, 24, 18, 48, 20, 96, 22, 192, 24, 72, 26, 16, 28, 32, 30,
+])
+NOISE_PERIODS = np.array([
+    [4, 8, 16, 32, 64, 96, 128, 160, 202, 254, 380, 508, 762, 1016, 2034, 4068],  # NTSC
+    [4, 8, 14, 30, 60, 88, 118, 148, 188, 236, 354, 472, 708, 944, 1890, 3778],  # PAL
+])
+# fmt: on
+# Whether a pulse is high, by duty and half-step; a half-step takes timer + 1 cycles, sixteen are a period.
+DUTY_WAVES = np.array([np.repeat([int(bit) for bit in wave], 2) for wave in "01000000 01100000 01111000 10011111".split()])
+# How many half-steps on it changes.
+DUTY_RUNS = np.array(
+    [[next(k for k in range(1, 17) if wave[(i + k) % 16] != wave[i]) for i in range(16)] for wave in DUTY_WAVES]
+)
+
+
+@njit
+def sweep_target(state, voice):
+    """Where the sweep would take a pulse's timer; beyond 0x7FF it mutes the pulse, even while it is disabled."""
+    timer = state[voice, TIMER]
+    change = timer >> state[voice, SWEEP_SHIFT]
+    if state[voice, SWEEP_NEGATE]:
+        return timer - change - (1 if voice == P1 else 0)  # the first pulse adds the one's complement
+    return timer + change
+
+
+@njit
+def write_register(state, register, value):
+    """Registers of the four voices and their switches; the frame counter's is the caller's."""
+    if register == 0x15:
+        for voice in range(4):
+            state[voice, ENABLED] = value >> voice & 1
+            if not state[voice, ENABLED]:
+                state[voice, LENGTH] = 0
+        return
+    if register > 0x0F:
+        return
+    voice = register >> 2
+    field = register & 3
+    if field == 0:
+        if voice == TR:
+            state[voice, HALT] = value >> 7
+            state[voice, VOLUME] = value & 0x7F
+        else:
+            state[voice, HALT] = value >> 5 & 1
+            state[voice, CONSTANT] = value >> 4 & 1
+            state[voice, VOLUME] = value & 0x0F
+            if voice != NO:
+                state[voice, DUTY] = value >> 6
+    elif field == 1:
+        if voice <= P2:
+            state[voice, SWEEP_ENABLED] = value >> 7
+            state[voice, SWEEP_PERIOD] = value >> 4 & 7
+            state[voice, SWEEP_NEGATE] = value >> 3 & 1
+            state[voice, SWEEP_SHIFT] = value & 7
+            state[voice, SWEEP_RELOAD] = 1
+    elif field == 2:
+        if voice == NO:
+            state[voice, TIMER] = value & 0x0F
+            state[voice, DUTY] = value >> 7
+        else:
+            state[voice, TIMER] = (state[voice, TIMER] & 0x700) | value
+    else:
+        if voice != NO:
+            state[voice, TIMER] = (state[voice, TIMER] & 0xFF) | (value & 7) << 8
+        if state[voice, ENABLED]:
+            state[voice, LENGTH] = LENGTHS[value >> 3]
+        state[voice, START] = 1
+
+
+@njit
+def quarter_frame(state):
+    """Clock the envelopes and the triangle's linear counter."""
+    for voice in range(4):
+        if voice == TR:
+            if state[TR, START]:
+                state[TR, DECAY] = state[TR, VOLUME]
+            elif state[TR, DECAY]:
+                state[TR, DECAY] -= 1
+            if not state[TR, HALT]:
+                state[TR, START] = 0
+        elif state[voice, START]:
+            state[voice, START] = 0
+            state[voice, DECAY] = 15
+            state[voice, DIVIDER] = state[voice, VOLUME]
+        elif state[voice, DIVIDER]:
+            state[voice, DIVIDER] -= 1
+        else:
+            state[voice, DIVIDER] = state[voice, VOLUME]
+            if state[voice, DECAY]:
+                state[voice, DECAY] -= 1
+            elif state[voice, HALT]:
+                state[voice, DECAY] = 15
+
+
+@njit
+def half_frame(state):
+    """Clock the length counters and the sweeps."""
+    for voice in range(4):
+        if state[voice, LENGTH] and not state[voice, HALT]:
+            state[voice, LENGTH] -= 1
+    for voice in range(2):
+        due = state[voice, SWEEP_DIVIDER] == 0
+        if due and state[voice, SWEEP_ENABLED] and state[voice, SWEEP_SHIFT] and state[voice, TIMER] >= 8:
+            target = sweep_target(state, voice)
+            if target <= 0x7FF:
+                state[voice, TIMER] = max(target, 0)
+        if due or state[voice, SWEEP_RELOAD]:
+            state[voice, SWEEP_DIVIDER] = state[voice, SWEEP_PERIOD]
+            state[voice, SWEEP_RELOAD] = 0
+        else:
+            state[voice, SWEEP_DIVIDER] -= 1
+
+
+@njit
+def set_controls(state, restart, noise_periods, row):
+    """What the oscillators are set to in this state."""
+    for voice in range(2):
+        base = 4 * voice
+        level = state[voice, VOLUME] if state[voice, CONSTANT] else state[voice, DECAY]
+        muted = state[voice, LENGTH] == 0 or state[voice, TIMER] < 8 or sweep_target(state, voice) > 0x7FF
+        row[base + PERIOD] = state[voice, TIMER] + 1
+        row[base + LEVEL] = 0 if muted else level
+        row[base + SHAPE] = state[voice, DUTY]
+        row[base + RESTART] = 1 if voice == restart else 0
+    row[TR_PERIOD] = state[TR, TIMER] + 1
+    # With a timer of 0 it would play 56 kHz; heard is no more than a jump of its mean.
+    row[TR_RUNNING] = 1 if state[TR, LENGTH] and state[TR, DECAY] and state[TR, TIMER] else 0
+    level = state[NO, VOLUME] if state[NO, CONSTANT] else state[NO, DECAY]
+    row[NO_PERIOD] = noise_periods[state[NO, TIMER]]
+    row[NO_LEVEL] = level if state[NO, LENGTH] else 0
+    row[NO_MODE] = state[NO, DUTY]
+
+
+@njit
+def control(cycles, registers, values, end, frame_steps, noise_periods):
+    """Play register writes against the frame counter.
+
+    Args:
+        cycles, registers, values: The writes in their order, all int64.
+        end: The cycle to stop at.
+        frame_steps: int64 `[2, 5]`: by mode (4 or 5 steps), the cycles after which the frame counter clocks, quarter
+            frames at all and half frames at the second and the fourth, and after which it starts over.
+        noise_periods: A row of `NOISE_PERIODS`.
+
+    Returns:
+        Cycles at which something changes, int64 `[rows + 1]`, the last being `end`, and controls, int32
+        `[rows, COLUMNS]`. Writes within one cycle have a row each: what they do to the oscillators adds up.
+    """
+    most = len(cycles) + 4 * (end // frame_steps[0, 4] + 1) + 2
+    changes = np.zeros(most + 1, dtype=np.int64)
+    controls = np.zeros((most, COLUMNS), dtype=np.int32)
+    state = np.zeros((4, 16), dtype=np.int64)
+    state[:, ENABLED] = 1
+    row = np.zeros(COLUMNS, dtype=np.int32)
+    rows = write = mode = step = 0
+    frame_start = np.int64(0)
+    while True:
+        tick = frame_start + frame_steps[mode, step]
+        written = write < len(cycles) and cycles[write] < tick
+        now = cycles[write] if written else tick
+        if now >= end:
+            break
+        restart = -1  # the pulse that goes back to the start of its period
+        if not written:
+            quarter_frame(state)
+            if step % 2:
+                half_frame(state)
+            step += 1
+            if step == 4:
+                step = 0
+                frame_start += frame_steps[mode, 4]
+        else:
+            register, value = registers[write], values[write]
+            write += 1
+            if register == 0x17:
+                mode = value >> 7
+                step = 0
+                frame_start = now
+                if mode:
+                    quarter_frame(state)
+                    half_frame(state)
+            else:
+                write_register(state, register, value)
+                if register == 0x03 or register == 0x07:
+                    restart = register >> 2
+        set_controls(state, restart, noise_periods, row)
+        if rows == 0 or restart >= 0 or np.any(row != controls[rows - 1]):
+            changes[rows] = now
+            controls[rows] = row
+            rows += 1
+    changes[rows] = end
+    return changes[: rows + 1], controls[:rows]
+
+
+@njit
+def add_step(output, kernel, position, height):
+    """Add a step that happens between two samples to the differences of the output."""
+    first = int(position)
+    place = (position - first) * (len(kernel) - 1)
+    phase = int(place)
+    later = height * (place - phase)
+    sooner = height - later
+    taps = kernel.shape[1]
+    for k in range(taps):
+        output[first + k] += sooner * kernel[phase, k] + later * kernel[phase + 1, k]
+
+
+@njit
+def pulses(changes, controls, voices, mixer, scale, kernel, output):
+    """Add the steps of the pulses.
+
+    A half-step that is under way when the timer changes takes the new time, and is over at once if that has passed:
+    so it is in the C player, and the phase of low notes depends on it.
+
+    Args:
+        changes, controls: As [`control`] returns them.
+        voices: int64 `[4]`, 1 for those that are heard.
+        mixer: The output for every sum of both levels, float64 `[31]`.
+        scale: Samples a cycle.
+        kernel: float64 `[phases + 1, taps]`: a step's differences by its place between two samples.
+        output: float64; a step at sample n begins in place n.
+    """
+    phase = np.zeros(2, dtype=np.int64)
+    period = np.ones(2, dtype=np.int64)
+    due = np.ones(2, dtype=np.int64)  # the cycle of the next half-step
+    edge = np.zeros(2, dtype=np.int64)  # and of the next one at which the wave changes
+    duty = np.zeros(2, dtype=np.int64)
+    high = np.zeros(2, dtype=np.int64)  # the level when the wave is high
+    level = np.zeros(2, dtype=np.int64)
+    heard = mixer[0]
+    for row in range(len(controls)):
+        now, end = changes[row], changes[row + 1]
+        for voice in range(2):
+            base = 4 * voice
+            steps = max((now - due[voice]) // period[voice] + 1, 0)
+            due[voice] += steps * period[voice]
+            phase[voice] = 0 if controls[row, base + RESTART] else (phase[voice] + steps) & 15
+            due[voice] = max(due[voice] + controls[row, base + PERIOD] - period[voice], now + 1)
+            period[voice] = controls[row, base + PERIOD]
+            duty[voice] = controls[row, base + SHAPE]
+            high[voice] = controls[row, base + LEVEL] * voices[voice]
+            level[voice] = high[voice] * DUTY_WAVES[duty[voice], phase[voice]]
+            edge[voice] = FAR
+            if high[voice]:
+                edge[voice] = due[voice] + (DUTY_RUNS[duty[voice], phase[voice]] - 1) * period[voice]
+        while now < end:
+            mixed = mixer[level[0] + level[1]]
+            if mixed != heard:
+                add_step(output, kernel, now * scale, mixed - heard)
+                heard = mixed
+            voice = 0 if edge[0] <= edge[1] else 1
+            now = edge[voice]
+            if now < end:
+                phase[voice] = (phase[voice] + DUTY_RUNS[duty[voice], phase[voice]]) & 15
+                due[voice] = now + period[voice]
+                edge[voice] = now + DUTY_RUNS[duty[voice], phase[voice]] * period[voice]
+                level[voice] = high[voice] - level[voice]
+
+
+@njit
+def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output):
+    """Add the steps of triangle and noise; `mixer` is float64 `[16, 16]`, the rest as for [`pulses`].
+
+    A triangle that is stopped keeps its level, and what was left of its step. The noise stands still where it is not
+    heard: nobody can tell where its bits went on.
+    """
+    phase = 0
+    period = left = np.int64(1)  # of the triangle's step
+    bits = 1
+    next_bit = np.int64(0)
+    heard = mixer[0, 0]
+    for row in range(len(controls)):
+        now, end = changes[row], changes[row + 1]
+        left = max(left + controls[row, TR_PERIOD] - period, 1)
+        period = np.int64(controls[row, TR_PERIOD])
+        step = FAR
+        if controls[row, TR_RUNNING] and voices[TR]:
+            step = now + left
+        noise_period = controls[row, NO_PERIOD]
+        tap = 6 if controls[row, NO_MODE] else 1
+        high = controls[row, NO_LEVEL] * voices[NO]
+        next_bit = max(next_bit, now + 1)
+        bit = next_bit if high else FAR
+        while now < end:
+            mixed = mixer[min(phase, 31 - phase), 0 if bits & 1 else high]
+            if mixed != heard:
+                add_step(output, kernel, now * scale, mixed - heard)
+                heard = mixed
+            now = min(step, bit)
+            if now < end and now == step:
+                phase = (phase + 1) & 31
+                step += period
+            if now < end and now == bit:
+                bits = bits >> 1 | ((bits ^ bits >> tap) & 1) << 14
+                bit += noise_period
+        if step != FAR:
+            left = step - end
+        if bit != FAR:
+            next_bit = bit
