@@ -144,12 +144,14 @@ def quarter_frame(state):
 
 
 @njit
-def half_frame(state):
-    """Clock the length counters and the sweeps."""
+def half_frame(state, as_player):
+    """Clock the length counters and the sweeps; `as_player` as for [`control`]."""
     for voice in range(4):
         if state[voice, LENGTH] and not state[voice, HALT]:
             state[voice, LENGTH] -= 1
     for voice in range(2):
+        if as_player and not state[voice, SWEEP_ENABLED]:
+            continue
         due = state[voice, SWEEP_DIVIDER] == 0
         if due and state[voice, SWEEP_ENABLED] and state[voice, SWEEP_SHIFT] and state[voice, TIMER] >= 8:
             target = sweep_target(state, voice)
@@ -183,7 +185,7 @@ def set_controls(state, restart, noise_periods, row):
 
 
 @njit
-def control(cycles, registers, values, end, frame_steps, noise_periods):
+def control(cycles, registers, values, end, frame_steps, noise_periods, as_player):
     """Play register writes against the frame counter.
 
     Args:
@@ -192,6 +194,7 @@ def control(cycles, registers, values, end, frame_steps, noise_periods):
         frame_steps: int64 `[2, 5]`: by mode (4 or 5 steps), the cycles after which the frame counter clocks, quarter
             frames at all and half frames at the second and the fourth, and after which it starts over.
         noise_periods: A row of `NOISE_PERIODS`.
+        as_player: A sweep that is disabled stands still, as in the C player; in the machine its divider runs on.
 
     Returns:
         Cycles at which something changes, int64 `[rows + 1]`, the last being `end`, and controls, int32
@@ -215,7 +218,7 @@ def control(cycles, registers, values, end, frame_steps, noise_periods):
         if not written:
             quarter_frame(state)
             if step % 2:
-                half_frame(state)
+                half_frame(state, as_player)
             step += 1
             if step == 4:
                 step = 0
@@ -229,7 +232,7 @@ def control(cycles, registers, values, end, frame_steps, noise_periods):
                 frame_start = now
                 if mode:
                     quarter_frame(state)
-                    half_frame(state)
+                    half_frame(state, as_player)
             else:
                 write_register(state, register, value)
                 if register == 0x03 or register == 0x07:
