@@ -312,42 +312,74 @@ def pulses(changes, controls, voices, mixer, scale, kernel, output):
 
 
 @njit
-def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output):
-    """Add the steps of triangle and noise; `mixer` is float64 `[16, 16]`, the rest as for [`pulses`].
+def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, noise_output):
+    """Add the steps of triangle and noise.
 
     A triangle that is stopped keeps its level, and what was left of its step. The noise stands still where it is not
     heard: nobody can tell where its bits went on.
+
+    Args:
+        changes, controls, voices, scale, kernel, output: As for [`pulses`].
+        mixer: The output by the levels of triangle and noise, float64 `[16, 16]`.
+        noise_output: float64 `[cells, samples]`, for the steps of the noise alone: there are too many of them to draw
+            each. A sample is split into cells, and a step shared by the two cells between whose beginnings it is.
     """
+    cells = len(noise_output)
     phase = 0
     period = left = np.int64(1)  # of the triangle's step
     bits = 1
     next_bit = np.int64(0)
     heard = mixer[0, 0]
+    levels = np.zeros(2)  # the output by the noise's last bit
     for row in range(len(controls)):
         now, end = changes[row], changes[row + 1]
         left = max(left + controls[row, TR_PERIOD] - period, 1)
         period = np.int64(controls[row, TR_PERIOD])
-        step = FAR
-        if controls[row, TR_RUNNING] and voices[TR]:
-            step = now + left
-        noise_period = controls[row, NO_PERIOD]
+        step = now + left if controls[row, TR_RUNNING] and voices[TR] else FAR
+        noise_period = np.int64(controls[row, NO_PERIOD])
         tap = 6 if controls[row, NO_MODE] else 1
         high = controls[row, NO_LEVEL] * voices[NO]
         next_bit = max(next_bit, now + 1)
         bit = next_bit if high else FAR
         while now < end:
-            mixed = mixer[min(phase, 31 - phase), 0 if bits & 1 else high]
-            if mixed != heard:
-                add_step(output, kernel, now * scale, mixed - heard)
-                heard = mixed
-            now = min(step, bit)
-            if now < end and now == step:
+            triangle = min(phase, 31 - phase)
+            levels[0] = mixer[triangle, high]
+            levels[1] = mixer[triangle, 0]
+            if levels[bits & 1] != heard:
+                add_step(output, kernel, now * scale, levels[bits & 1] - heard)
+                heard = levels[bits & 1]
+            now = min(step, end)
+            # No branch in here: what a bit will be cannot be predicted.
+            while bit < now:
+                bits = bits >> 1 | ((bits ^ bits >> tap) & 1) << 14
+                place = bit * scale * cells
+                first = int(place)
+                height = levels[bits & 1] - heard
+                later = height * (place - first)
+                noise_output[first % cells, first // cells] += height - later
+                noise_output[(first + 1) % cells, (first + 1) // cells] += later
+                heard = levels[bits & 1]
+                bit += noise_period
+            if step < end:
                 phase = (phase + 1) & 31
                 step += period
-            if now < end and now == bit:
-                bits = bits >> 1 | ((bits ^ bits >> tap) & 1) << 14
-                bit += noise_period
         if step != FAR:
             left = step - end
         if bit != FAR:
             next_bit = bit
+
+
+@njit
+def add_cells(noise_output, kernel, output):
+    """Draw the steps that [`triangle_and_noise`] left in cells."""
+    cells, samples = noise_output.shape
+    phases = len(kernel) - 1
+    block = 1024  # stays in the cache
+    for start in range(0, samples, block):
+        stop = min(start + block, samples)
+        if not np.any(noise_output[:, start:stop]):
+            continue
+        for cell in range(cells):
+            for tap in range(kernel.shape[1]):
+                weight = kernel[cell * phases // cells, tap]
+                output[start + tap : stop + tap] += weight * noise_output[cell, start:stop]

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from seqzoo.data.nes.apu import NOISE_PERIODS, TR, control, pulses, triangle_and_noise
+from seqzoo.data.nes.apu import NOISE_PERIODS, TR, add_cells, control, pulses, triangle_and_noise
 from seqzoo.data.nes.jit import njit
 
 
@@ -41,6 +41,8 @@ _PLAYER_FRAME = {False: 7458, True: 8314}
 _PHASES = 64
 _HALF_WIDTH = 7
 _KAISER_BETA = 6.0
+# A sample's cells for the steps of the noise: those of box averaging at this multiple of the rate.
+_NOISE_CELLS = 4
 
 
 def render(
@@ -176,6 +178,7 @@ class _Sound:
         end = num_samples * clock // VGM_RATE
         self.score = control(cycles, registers, values, end, steps, NOISE_PERIODS[int(pal)], reference)
         self.kernel = _box() if reference else _band_limited_step()
+        self.noise_cells = 1 if reference else _NOISE_CELLS
         self.mixers = _mixers(linear, reference)
         self.num_samples = round(num_samples * sample_rate / VGM_RATE)
         self.sample_rate = sample_rate
@@ -193,7 +196,9 @@ class _Sound:
         if voices[:TR].any():
             pulses(*self.score, voices, self.mixers[0], self.scale, self.kernel, output)
         if voices[TR:].any():
-            triangle_and_noise(*self.score, voices, self.mixers[1], self.scale, self.kernel, output)
+            noise = np.zeros((self.noise_cells, self.num_samples + 2))
+            triangle_and_noise(*self.score, voices, self.mixers[1], self.scale, self.kernel, output, noise)
+            add_cells(noise, self.kernel, output)
         np.cumsum(output, out=output)
         audio = output[taps // 2 - 1 :][: self.num_samples]
         if self.filters:
