@@ -312,7 +312,7 @@ def pulses(changes, controls, voices, mixer, scale, kernel, output):
 
 
 @njit
-def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, noise_output):
+def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, cells, cell_scale):
     """Add the steps of triangle and noise.
 
     A triangle that is stopped keeps its level, and what was left of its step. The noise stands still where it is not
@@ -321,10 +321,10 @@ def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, 
     Args:
         changes, controls, voices, scale, kernel, output: As for [`pulses`].
         mixer: The output by the levels of triangle and noise, float64 `[16, 16]`.
-        noise_output: float64 `[cells, samples]`, for the steps of the noise alone: there are too many of them to draw
-            each. A sample is split into cells, and a step shared by the two cells between whose beginnings it is.
+        cells: float64, for the steps of the noise alone, of which there are too many to draw each: parts of a sample.
+            A step is shared by the two cells between whose beginnings it is. See [`add_cells`].
+        cell_scale: Cells a cycle.
     """
-    cells = len(noise_output)
     phase = 0
     period = left = np.int64(1)  # of the triangle's step
     bits = 1
@@ -352,12 +352,12 @@ def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, 
             # No branch in here: what a bit will be cannot be predicted.
             while bit < now:
                 bits = bits >> 1 | ((bits ^ bits >> tap) & 1) << 14
-                place = bit * scale * cells
+                place = bit * cell_scale
                 first = int(place)
                 height = levels[bits & 1] - heard
                 later = height * (place - first)
-                noise_output[first % cells, first // cells] += height - later
-                noise_output[(first + 1) % cells, (first + 1) // cells] += later
+                cells[first] += height - later
+                cells[first + 1] += later
                 heard = levels[bits & 1]
                 bit += noise_period
             if step < end:
@@ -370,16 +370,20 @@ def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, 
 
 
 @njit
-def add_cells(noise_output, kernel, output):
-    """Draw the steps that [`triangle_and_noise`] left in cells."""
-    cells, samples = noise_output.shape
-    phases = len(kernel) - 1
+def add_cells(cells, kernel, output):
+    """Draw the steps that [`triangle_and_noise`] left in `cells`, float64 `[samples, cells of each]`."""
+    samples, count = cells.shape
     block = 1024  # stays in the cache
+    column = np.zeros(block)
     for start in range(0, samples, block):
-        stop = min(start + block, samples)
-        if not np.any(noise_output[:, start:stop]):
+        length = min(block, samples - start)
+        if not np.any(cells[start : start + length]):
             continue
-        for cell in range(cells):
+        for cell in range(count):
+            phase = cell * (len(kernel) - 1) // count
+            column[:length] = cells[start : start + length, cell]
             for tap in range(kernel.shape[1]):
-                weight = kernel[cell * phases // cells, tap]
-                output[start + tap : stop + tap] += weight * noise_output[cell, start:stop]
+                weight = kernel[phase, tap]
+                drawn = output[start + tap : start + tap + length]
+                for n in range(length):
+                    drawn[n] += weight * column[n]

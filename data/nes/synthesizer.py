@@ -192,13 +192,22 @@ class _Sound:
                 raise ValueError(f"there is no voice {name!r}; choose from {', '.join(VOICES)}")
         voices = np.array([int(name in names) for name in VOICES])
         taps = self.kernel.shape[1]
-        output = np.zeros(self.num_samples + taps + 1)
+        output = np.zeros(self.num_samples + taps + 2)
         if voices[:TR].any():
             pulses(*self.score, voices, self.mixers[0], self.scale, self.kernel, output)
         if voices[TR:].any():
-            noise = np.zeros((self.noise_cells, self.num_samples + 2))
-            triangle_and_noise(*self.score, voices, self.mixers[1], self.scale, self.kernel, output, noise)
-            add_cells(noise, self.kernel, output)
+            cells = np.zeros((self.num_samples + 2, self.noise_cells))
+            triangle_and_noise(
+                *self.score,
+                voices,
+                self.mixers[1],
+                self.scale,
+                self.kernel,
+                output,
+                cells.reshape(-1),
+                self.scale * self.noise_cells,
+            )
+            add_cells(cells, self.kernel, output)
         np.cumsum(output, out=output)
         audio = output[taps // 2 - 1 :][: self.num_samples]
         if self.filters:
