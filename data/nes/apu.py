@@ -15,7 +15,7 @@ sample channel (0x10-0x13) is skipped: its writes are ignored and its level stay
 
 import numpy as np
 
-from seqzoo.data.nes.jit import njit
+from seqzoo.data.nes.jit import compiled
 
 
 # Rows of a state, and what is in its columns.
@@ -57,14 +57,16 @@ NOISE_PERIODS = np.array([
 ])
 # fmt: on
 # Whether a pulse is high, by duty and half-step; a half-step takes timer + 1 cycles, sixteen are a period.
-DUTY_WAVES = np.array([np.repeat([int(bit) for bit in wave], 2) for wave in "01000000 01100000 01111000 10011111".split()])
+DUTY_WAVES = np.array(
+    [np.repeat([int(bit) for bit in wave], 2) for wave in "01000000 01100000 01111000 10011111".split()]
+)
 # How many half-steps on it changes.
 DUTY_RUNS = np.array(
     [[next(k for k in range(1, 17) if wave[(i + k) % 16] != wave[i]) for i in range(16)] for wave in DUTY_WAVES]
 )
 
 
-@njit
+@compiled
 def sweep_target(state, voice):
     """Where the sweep would take a pulse's timer; beyond 0x7FF it mutes the pulse, even while it is disabled."""
     timer = state[voice, TIMER]
@@ -74,7 +76,7 @@ def sweep_target(state, voice):
     return timer + change
 
 
-@njit
+@compiled
 def write_register(state, register, value):
     """Registers of the four voices and their switches; the frame counter's is the caller's."""
     if register == 0x15:
@@ -118,7 +120,7 @@ def write_register(state, register, value):
         state[voice, START] = 1
 
 
-@njit
+@compiled
 def quarter_frame(state):
     """Clock the envelopes and the triangle's linear counter."""
     for voice in range(4):
@@ -143,7 +145,7 @@ def quarter_frame(state):
                 state[voice, DECAY] = 15
 
 
-@njit
+@compiled
 def half_frame(state, as_player):
     """Clock the length counters and the sweeps; `as_player` as for [`control`]."""
     for voice in range(4):
@@ -164,7 +166,7 @@ def half_frame(state, as_player):
             state[voice, SWEEP_DIVIDER] -= 1
 
 
-@njit
+@compiled
 def set_controls(state, restart, noise_periods, row):
     """What the oscillators are set to in this state."""
     for voice in range(2):
@@ -184,15 +186,15 @@ def set_controls(state, restart, noise_periods, row):
     row[NO_MODE] = state[NO, DUTY]
 
 
-@njit
-def control(cycles, registers, values, end, frame_steps, noise_periods, as_player):
+@compiled
+def control(cycles, registers, values, end, frame_step, noise_periods, as_player):
     """Play register writes against the frame counter.
 
     Args:
         cycles, registers, values: The writes in their order, all int64.
         end: The cycle to stop at.
-        frame_steps: int64 `[2, 5]`: by mode (4 or 5 steps), the cycles after which the frame counter clocks, quarter
-            frames at all and half frames at the second and the fourth, and after which it starts over.
+        frame_step: Cycles of a step of the frame counter. It clocks quarter frames at all steps and half frames at
+            every other, and in the mode of five steps does nothing at the fourth.
         noise_periods: A row of `NOISE_PERIODS`.
         as_player: A sweep that is disabled stands still, as in the C player; in the machine its divider runs on.
 
@@ -200,7 +202,7 @@ def control(cycles, registers, values, end, frame_steps, noise_periods, as_playe
         Cycles at which something changes, int64 `[rows + 1]`, the last being `end`, and controls, int32
         `[rows, COLUMNS]`. Writes within one cycle have a row each: what they do to the oscillators adds up.
     """
-    most = len(cycles) + 4 * (end // frame_steps[0, 4] + 1) + 2
+    most = len(cycles) + end // frame_step + 2
     changes = np.zeros(most + 1, dtype=np.int64)
     controls = np.zeros((most, COLUMNS), dtype=np.int32)
     state = np.zeros((4, 16), dtype=np.int64)
@@ -209,7 +211,7 @@ def control(cycles, registers, values, end, frame_steps, noise_periods, as_playe
     rows = write = mode = step = 0
     frame_start = np.int64(0)
     while True:
-        tick = frame_start + frame_steps[mode, step]
+        tick = frame_start + frame_step * (step + 1 + (mode and step == 3))
         written = write < len(cycles) and cycles[write] < tick
         now = cycles[write] if written else tick
         if now >= end:
@@ -222,7 +224,7 @@ def control(cycles, registers, values, end, frame_steps, noise_periods, as_playe
             step += 1
             if step == 4:
                 step = 0
-                frame_start += frame_steps[mode, 4]
+                frame_start = now
         else:
             register, value = registers[write], values[write]
             write += 1
@@ -246,7 +248,7 @@ def control(cycles, registers, values, end, frame_steps, noise_periods, as_playe
     return changes[: rows + 1], controls[:rows]
 
 
-@njit
+@compiled
 def add_step(output, kernel, position, height):
     """Add a step that happens between two samples to the differences of the output."""
     first = int(position)
@@ -259,7 +261,7 @@ def add_step(output, kernel, position, height):
         output[first + k] += sooner * kernel[phase, k] + later * kernel[phase + 1, k]
 
 
-@njit
+@compiled
 def pulses(changes, controls, voices, mixer, scale, kernel, output):
     """Add the steps of the pulses.
 
@@ -311,7 +313,7 @@ def pulses(changes, controls, voices, mixer, scale, kernel, output):
                 level[voice] = high[voice] - level[voice]
 
 
-@njit
+@compiled
 def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, cells, cell_scale):
     """Add the steps of triangle and noise.
 
@@ -369,7 +371,7 @@ def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, 
             next_bit = bit
 
 
-@njit
+@compiled
 def add_cells(cells, kernel, output):
     """Draw the steps that [`triangle_and_noise`] left in `cells`, float64 `[samples, cells of each]`."""
     samples, count = cells.shape

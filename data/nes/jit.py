@@ -1,14 +1,23 @@
-"""The one place that knows whether numba is there: with it, decorated functions are compiled; without, they just run.
+"""Loops that cannot be told in whole arrays: compiled by numba where it is installed, plain Python where it is not.
 
-Decorated functions therefore keep to what both can do: numbers, tuples and NumPy arrays.
+`pip install 'seqzoo[nes]'` brings numba. The same source runs either way, and with `NUMBA_DISABLE_JIT=1`; only the
+time differs.
 """
 
+from collections.abc import Callable
+
+
 try:
-    from numba import njit as _njit
+    from numba import njit
 except ImportError:
-    _njit = None
+    njit = None
 
 
-def njit(function):
-    """Compile `function` when it is first called, and keep the machine code for the next process."""
-    return function if _njit is None else _njit(cache=True)(function)
+def compiled(function: Callable) -> Callable:
+    """Decorates a function of numbers, tuples and arrays that calls no others but decorated ones.
+
+    It is compiled at its first call, and kept on disk for other processes. Values of arrays other than int64 and
+    float64 have to be made `int(...)` before arithmetic that could leave their type: without numba they are NumPy
+    scalars.
+    """
+    return function if njit is None else njit(cache=True)(function)

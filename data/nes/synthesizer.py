@@ -2,12 +2,11 @@
 
 Two modes:
 
-    blep       Band-limited steps, and the levels and times of the machine. What aliases below 18 kHz (at 44.1 kHz) is
-               60 dB or more below a pulse's energy.
-    reference  Every sample is the mean over its time, and levels and times are those of the C player that NES-MDB was
-               rendered with: triangle and noise at three quarters of their level, levels cut to 1/8192, frames of a
-               whole number of steps of equal length, sweeps that stand still while disabled, and writes that act one
-               sample early.
+    blep       Band-limited steps, mixed as in the machine. What a pulse has between its harmonics below 18 kHz (at
+               44.1 kHz) is 60 dB or more below them.
+    reference  Every sample is the mean over its time, and all is as in the C player that NES-MDB was rendered with:
+               triangle and noise at three quarters of their level, levels cut to 1/8192, sweeps that stand still
+               while disabled, and writes that act one sample early.
 
 Either way 1.0 is both mixers of the machine at their loudest, so that nothing clips. The output of the machine is never
 negative; `filters` takes the mean out as its circuits do.
@@ -19,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 
 from seqzoo.data.nes.apu import NOISE_PERIODS, TR, add_cells, control, pulses, triangle_and_noise
-from seqzoo.data.nes.jit import njit
+from seqzoo.data.nes.jit import compiled
 
 
 VGM_RATE = 44_100
@@ -30,17 +29,16 @@ FILTERS = {"nes": ((90.0, 440.0), 14_000.0), "famicom": ((37.0,), None)}
 
 _PAL_CLOCK = 1_662_607
 _NTSC_CLOCKS = (1_789_772, 1_789_773)
-# The frame counter's steps, of four and of five, and the length of its round, in cycles of NTSC and PAL.
-_FRAME_STEPS = {
-    False: ((7457, 14_913, 22_371, 29_829, 29_830), (7457, 14_913, 22_371, 37_281, 37_282)),
-    True: ((8313, 16_627, 24_939, 33_253, 33_254), (8313, 16_627, 24_939, 41_565, 41_566)),
-}
-_PLAYER_FRAME = {False: 7458, True: 8314}
-# Of the band-limited step: places between two samples, and samples on either side. With a Kaiser window of this shape
-# it passes what is below 18 of 44.1 kHz, and of what would be mirrored there nothing is left.
+# Cycles of a step of the frame counter, NTSC and PAL. The machine's steps differ by some cycles from each other; these
+# are the C player's, and keep to its time.
+_FRAME_STEP = {False: 7458, True: 8314}
+# Of the band-limited step: places between two samples, samples on either side, the shape of the Kaiser window, and the
+# cut-off as a share of half the rate. At 44.1 kHz it loses 0.4 dB at 18 kHz; what would be mirrored to below that is
+# what is above 26.1 kHz, and of that nothing is left.
 _PHASES = 64
-_HALF_WIDTH = 7
+_HALF_WIDTH = 9
 _KAISER_BETA = 6.0
+_CUTOFF = 0.96
 # A sample's cells for the steps of the noise: those of box averaging at this multiple of the rate.
 _NOISE_CELLS = 4
 
@@ -170,13 +168,11 @@ class _Sound:
             raise ValueError(f"{num_samples} samples at a rate of {sample_rate} cannot be rendered")
         pal = clock == _PAL_CLOCK
         reference = mode == "reference"
-        steps = np.array(_FRAME_STEPS[pal])
         if reference:
-            steps = _PLAYER_FRAME[pal] * np.array([[1, 2, 3, 4, 4], [1, 2, 3, 5, 5]])
             times = np.maximum(times - 1, 0)
         cycles = times * clock // VGM_RATE
         end = num_samples * clock // VGM_RATE
-        self.score = control(cycles, registers, values, end, steps, NOISE_PERIODS[int(pal)], reference)
+        self.score = control(cycles, registers, values, end, _FRAME_STEP[pal], NOISE_PERIODS[int(pal)], reference)
         self.kernel = _box() if reference else _band_limited_step()
         self.noise_cells = 1 if reference else _NOISE_CELLS
         self.mixers = _mixers(linear, reference)
@@ -253,7 +249,7 @@ def _band_limited_step() -> np.ndarray:
     """A step without what is above half the sample rate, by its place between two samples, as differences."""
     fine = 16 * _PHASES
     time = np.arange(-_HALF_WIDTH * fine, _HALF_WIDTH * fine + 1) / fine
-    impulse = np.sinc(time) * np.kaiser(len(time), _KAISER_BETA)
+    impulse = np.sinc(_CUTOFF * time) * np.kaiser(len(time), _KAISER_BETA)
     rise = np.concatenate([[0.0], np.cumsum(impulse[:-1] + impulse[1:])])
     rise /= rise[-1]
     # A sample stands for the middle of its time, as the mean does.
@@ -263,7 +259,7 @@ def _band_limited_step() -> np.ndarray:
     return np.diff(np.interp(edges, time, rise), axis=1)
 
 
-@njit
+@compiled
 def _high_pass(audio, keep):
     """In place; `keep` is what is left of a step after one sample."""
     before = value = 0.0
@@ -273,7 +269,7 @@ def _high_pass(audio, keep):
         audio[n] = value
 
 
-@njit
+@compiled
 def _low_pass(audio, take):
     """In place; `take` is the share of a step that arrives in the first sample."""
     value = 0.0
