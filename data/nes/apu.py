@@ -5,9 +5,9 @@ Two passes, both of plain arrays, compiled where numba is installed:
     control      register writes and the frame counter -> rows of what the oscillators are set to, one for each change
     pulses, triangle_and_noise      those rows -> steps of the output, each added at its exact place between samples
 
-The chip's output is the sum of two non-linear mixers, one of both pulses and one of triangle and noise, so that the two
-oscillator passes need not know of each other. A step goes from one output level of a mixer to the next; what shape it
-has in the output is up to the kernel that it is drawn with (see `synthesizer`).
+The chip's output is the sum of two non-linear mixers, one of both pulses and one of triangle and noise, so that the
+two oscillator passes need not know of each other. A step goes from one output level of a mixer to the next; what shape
+it has in the output is up to the kernel that it is drawn with (see `synthesizer`).
 
 Time is counted in CPU cycles. Registers are numbered 0x00-0x17 as in VGM files, for 0x4000-0x4017 of the machine. The
 sample channel (0x10-0x13) is skipped: its writes are ignored and its level stays 0.
@@ -55,12 +55,11 @@ NOISE_PERIODS = np.array([
     [4, 8, 16, 32, 64, 96, 128, 160, 202, 254, 380, 508, 762, 1016, 2034, 4068],  # NTSC
     [4, 8, 14, 30, 60, 88, 118, 148, 188, 236, 354, 472, 708, 944, 1890, 3778],  # PAL
 ])
-# fmt: on
 # Whether a pulse is high, by duty and half-step; a half-step takes timer + 1 cycles, sixteen are a period.
-DUTY_WAVES = np.array(
-    [np.repeat([int(bit) for bit in wave], 2) for wave in "01000000 01100000 01111000 10011111".split()]
-)
-# How many half-steps on it changes.
+DUTY_WAVES = np.repeat([[0, 1, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 0, 0, 0],
+                        [1, 0, 0, 1, 1, 1, 1, 1]], 2, axis=1)
+# fmt: on
+# After how many half-steps it is no longer what it is.
 DUTY_RUNS = np.array(
     [[next(k for k in range(1, 17) if wave[(i + k) % 16] != wave[i]) for i in range(16)] for wave in DUTY_WAVES]
 )

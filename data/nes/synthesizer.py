@@ -1,4 +1,4 @@
-"""Audio from register writes, as plain arrays: times in samples at 44.1 kHz (the unit of VGM files), registers, values.
+"""Audio from register writes as plain arrays: times in samples at 44.1 kHz (the unit of VGM files), registers, values.
 
 Two modes:
 
@@ -8,7 +8,7 @@ Two modes:
                triangle and noise at three quarters of their level, levels cut to 1/8192, sweeps that stand still
                while disabled, and writes that act one sample early.
 
-Either way 1.0 is both mixers of the machine at their loudest, so that nothing clips. The output of the machine is never
+Either way 1.0 is the machine at its loudest, sample channel included, so that nothing clips. Its output is never
 negative; `filters` takes the mean out as its circuits do.
 """
 
@@ -24,8 +24,8 @@ from seqzoo.data.nes.jit import compiled
 VGM_RATE = 44_100
 VOICES = ("p1", "p2", "tr", "no")
 MODES = ("blep", "reference")
-# Cut-off frequencies: of high-passes, then of a low-pass.
-FILTERS = {"nes": ((90.0, 440.0), 14_000.0), "famicom": ((37.0,), None)}
+# Cut-off frequencies in Hz of first-order filters: high-passes, then low-passes.
+FILTERS = {"nes": ((90.0, 440.0), (14_000.0,)), "famicom": ((37.0,), ())}
 
 _PAL_CLOCK = 1_662_607
 _NTSC_CLOCKS = (1_789_772, 1_789_773)
@@ -207,11 +207,14 @@ class _Sound:
         np.cumsum(output, out=output)
         audio = output[taps // 2 - 1 :][: self.num_samples]
         if self.filters:
-            high_passes, low_pass = FILTERS[self.filters]
+            high_passes, low_passes = FILTERS[self.filters]
             for frequency in high_passes:
-                _high_pass(audio, 1 / (1 + 2 * np.pi * frequency / self.sample_rate))
-            if low_pass:
-                _low_pass(audio, 1 - np.exp(-2 * np.pi * low_pass / self.sample_rate))
+                warped = np.tan(np.pi * frequency / self.sample_rate)
+                _one_pole(audio, 1 / (1 + warped), -1 / (1 + warped), (1 - warped) / (1 + warped))
+            for frequency in low_passes:
+                if frequency < self.sample_rate / 2:
+                    warped = np.tan(np.pi * frequency / self.sample_rate)
+                    _one_pole(audio, warped / (1 + warped), warped / (1 + warped), (1 - warped) / (1 + warped))
         return np.clip(audio, -1, 1).astype(np.float32)
 
 
@@ -260,19 +263,10 @@ def _band_limited_step() -> np.ndarray:
 
 
 @compiled
-def _high_pass(audio, keep):
-    """In place; `keep` is what is left of a step after one sample."""
-    before = value = 0.0
+def _one_pole(audio, now, before, kept):
+    """Filter in place: shares of this sample, of the one before, and of the last output."""
+    last = value = 0.0
     for n in range(len(audio)):
-        value = keep * (value + audio[n] - before)
-        before = audio[n]
-        audio[n] = value
-
-
-@compiled
-def _low_pass(audio, take):
-    """In place; `take` is the share of a step that arrives in the first sample."""
-    value = 0.0
-    for n in range(len(audio)):
-        value += take * (audio[n] - value)
+        value = now * audio[n] + before * last + kept * value
+        last = audio[n]
         audio[n] = value
