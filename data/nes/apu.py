@@ -205,8 +205,8 @@ def control(cycles, registers, values, end, frame_step, noise_periods, as_player
     changes = np.zeros(most + 1, dtype=np.int64)
     controls = np.zeros((most, COLUMNS), dtype=np.int32)
     state = np.zeros((4, 16), dtype=np.int64)
-    state[:, ENABLED] = 1
-    row = np.zeros(COLUMNS, dtype=np.int32)
+    for voice in range(4):
+        state[voice, ENABLED] = 1
     rows = write = mode = step = 0
     frame_start = np.int64(0)
     while True:
@@ -238,10 +238,12 @@ def control(cycles, registers, values, end, frame_step, noise_periods, as_player
                 write_register(state, register, value)
                 if register == 0x03 or register == 0x07:
                     restart = register >> 2
-        set_controls(state, restart, noise_periods, row)
-        if rows == 0 or restart >= 0 or np.any(row != controls[rows - 1]):
-            changes[rows] = now
-            controls[rows] = row
+        changes[rows] = now
+        set_controls(state, restart, noise_periods, controls[rows])
+        changed = rows == 0 or restart >= 0
+        for column in range(COLUMNS):
+            changed = changed or controls[rows, column] != controls[rows - 1, column]
+        if changed:
             rows += 1
     changes[rows] = end
     return changes[: rows + 1], controls[:rows]
@@ -378,11 +380,14 @@ def add_cells(cells, kernel, output):
     column = np.zeros(block)
     for start in range(0, samples, block):
         length = min(block, samples - start)
-        if not np.any(cells[start : start + length]):
-            continue
         for cell in range(count):
             phase = cell * (len(kernel) - 1) // count
-            column[:length] = cells[start : start + length, cell]
+            silent = True
+            for n in range(length):
+                column[n] = cells[start + n, cell]
+                silent = silent and column[n] == 0
+            if silent:
+                continue
             for tap in range(kernel.shape[1]):
                 weight = kernel[phase, tap]
                 drawn = output[start + tap : start + tap + length]
