@@ -210,7 +210,7 @@ def control(cycles, registers, values, end, frame_step, noise_periods, as_player
     rows = write = mode = step = 0
     frame_start = np.int64(0)
     while True:
-        tick = frame_start + frame_step * (step + 1 + (mode and step == 3))
+        tick = frame_start + max(frame_step * (step + 1 + (mode and step == 3)), 1)
         written = write < len(cycles) and cycles[write] < tick
         now = cycles[write] if written else tick
         if now >= end:
@@ -228,12 +228,12 @@ def control(cycles, registers, values, end, frame_step, noise_periods, as_player
             register, value = registers[write], values[write]
             write += 1
             if register == 0x17:
-                mode = value >> 7
-                step = 0
-                frame_start = now
-                if mode:
+                if step < 0:
                     quarter_frame(state)
                     half_frame(state, as_player)
+                mode = value >> 7
+                step = -1 if mode else 0  # the mode of five steps clocks both in the next cycle
+                frame_start = now
             else:
                 write_register(state, register, value)
                 if register == 0x03 or register == 0x07:

@@ -41,7 +41,7 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
 
 
 def _write_wav(path: Path, audio: np.ndarray, sample_rate: int) -> None:
-    with wave.open(str(path), "wb") as file:
+    with open(path, "wb") as raw, wave.open(raw) as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)

@@ -6,7 +6,7 @@ Two modes:
                44.1 kHz) is 60 dB or more below them.
     reference  Every sample is the mean over its time, and all is as in the C player that NES-MDB was rendered with:
                triangle and noise at three quarters of their level, levels cut to 1/8192, sweeps that stand still
-               while disabled, and writes that act one sample early.
+               while disabled, and writes that act one sample early, less the four cycles that it counts by.
 
 Either way 1.0 is the machine at its loudest, sample channel included, so that nothing clips. Its output is never
 negative; `filters` takes the mean out as its circuits do.
@@ -168,9 +168,9 @@ class _Sound:
             raise ValueError(f"{num_samples} samples at a rate of {sample_rate} cannot be rendered")
         pal = clock == _PAL_CLOCK
         reference = mode == "reference"
-        if reference:
-            times = np.maximum(times - 1, 0)
         cycles = times * clock // VGM_RATE
+        if reference:
+            cycles = np.maximum((times - 1) * clock // VGM_RATE + 4, 0)
         end = num_samples * clock // VGM_RATE
         self.score = control(cycles, registers, values, end, _FRAME_STEP[pal], NOISE_PERIODS[int(pal)], reference)
         self.kernel = _box() if reference else _band_limited_step()
