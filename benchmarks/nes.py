@@ -74,8 +74,8 @@ def run(progress: Callable[[str], None] = print, seconds: int = SECONDS, repeats
 def to_markdown(result: dict) -> str:
     """A table of speeds and the bars."""
     lines = [
-        f"{result['seconds']} s of four voices at 44.1 kHz, one core, compiled before. The C player that NES-MDB was rendered "
-        "with was measured at 65 to 80 times real time, on another machine.",
+        f"{result['seconds']} s of four voices at 44.1 kHz, one core, compiled before. The C player that NES-MDB was "
+        "rendered with was measured at 65 to 80 times real time, on another machine.",
         "",
         "| times real time | " + " | ".join(MODES) + " |",
         "|---|" + "---|" * len(MODES),
