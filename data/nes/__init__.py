@@ -15,6 +15,8 @@ are broken or hostile are `NESFormatError`s with file, offset and cause.
     pickles.py           the published pickles, without unpickling
     files.py             names and bytes            conversion.py     `convert`
     batch.py             many files on all cores    drawing.py       piano rolls, and a page (page.html) that plays
+    apu.py               the sound of the chip      synthesizer.py    mixes and stems
+    audio_file.py        WAV and FLAC
     jit.py               numba where it is there    errors.py         the one error, and limits
 """
 
