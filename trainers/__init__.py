@@ -7,7 +7,7 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
     recipe_parsing.py names and types of their keys
     recipe_checks.py  ranges, and keys that contradict each other
     recipe_model.py   the language model that a recipe asks for
-    run.py            one run, whatever it trains: folder, loop, evaluation, saving, push; the command line of all trainers
+    run.py            one run of any kind: folder, loop, evaluation, saving, push; the command line of trainers
     catalogue.py      what the zoo offers: recipes, sizes, what runs measured, where their weights are
     run_folder.py     what a run may write, and when it may be resumed
     loop.py           the Accelerate loop and the state of a run
