@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 import seqzoo
 
@@ -62,6 +62,20 @@ def _memory(name: str, **config) -> Row:
     return Row(name, "decay_fast_weight_gpt2", TINY_GPT2 | config, conformance=conformance)
 
 
+def _nes_performance(architecture: str, autoregressive: bool) -> Row:
+    config = {
+        "architecture": architecture,
+        "autoregressive": autoregressive,
+        "longest_timing": 6,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_causal_layers": 1,
+        "attention_window": 8,
+    }
+    name = f"nes-performance-{architecture}" + ("-autoregressive" if autoregressive else "")
+    return Row(name, "nes_performance", config, AutoModel)
+
+
 MODELS = [
     _memory("decay"),
     _memory(
@@ -81,6 +95,7 @@ MODELS = [
     _memory("sum-relu-normalized", update_rule="sum", feature_map="relu", normalize=True, state_size=12),
     _memory("sum-softmax", update_rule="sum", feature_map="softmax"),
     _memory("hybrid", softmax_layers=[1]),
+    *(_nes_performance(name, past) for name in ("regression", "lstm", "transformer") for past in (False, True)),
 ]
 
 assert {row.model_type for row in MODELS} == set(seqzoo.MODELS), "every registered model needs a row"
