@@ -17,6 +17,8 @@ are broken or hostile are `NESFormatError`s with file, offset and cause.
     batch.py             many files on all cores    drawing.py       piano rolls, and a page (page.html) that plays
     apu.py               the sound of the chip      synthesizer.py    mixes and stems
     audio_file.py        WAV and FLAC
+    events.py            TX1: scores as rows of events
+    score_classes.py     the columns of scores as classes; score_batches.py, windows of them to train on
     jit.py               numba where it is there    errors.py         the one error, and limits
 """
 
