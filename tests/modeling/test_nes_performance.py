@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from model_table import MODELS
+from model_table import performance_row
 from transformers import AutoConfig, AutoModel
 
 from seqzoo.data.nes.score_classes import PERFORMANCE, classes_of
@@ -18,7 +18,11 @@ from seqzoo.modeling.nes_performance.modeling_nes_performance import (
 )
 
 
-ROWS = {row.name: row for row in MODELS if row.model_type == "nes_performance"}
+ROWS = {
+    architecture + (" with its past" if autoregressive else ""): performance_row(architecture, autoregressive)
+    for architecture in ("regression", "lstm", "transformer")
+    for autoregressive in (False, True)
+}
 AUTOREGRESSIVE = [name for name, row in ROWS.items() if row.config["autoregressive"]]
 
 
@@ -174,7 +178,7 @@ def test_what_is_played_is_a_valid_score_that_sounds(name):
 
 
 def test_drawing_depends_on_the_generator_alone_and_follows_the_distribution():
-    model = ROWS["nes-performance-regression"].build()
+    model = ROWS["regression"].build()
     notes = np.tile(np.array([[60, 0, 50, 3]], dtype=np.uint8), (4000, 1))
     draw = [model.perform(notes, do_sample=True, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(draw[0], draw[1])
@@ -202,7 +206,7 @@ def test_an_autoregressive_model_without_a_past_says_what_it_needs(name):
 )
 def test_what_are_no_notes_is_named(notes, message):
     with pytest.raises(ValueError, match=message):
-        ROWS["nes-performance-regression"].build().perform(notes)
+        ROWS["regression"].build().perform(notes)
 
 
 @pytest.mark.parametrize(
