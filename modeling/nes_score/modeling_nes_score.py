@@ -1,0 +1,356 @@
+r"""Composition of NES scores: what sounds at the next step, given all steps before it.
+
+C. Donahue, H. H. Mao and J. McAuley, "The NES Music Database", ISMIR 2018, arXiv 1806.04278. With `x_t` the notes of
+step t in the order P1, P2, TR, NO, and `x_0` silence,
+
+    separated   p(x) = prod_t prod_v p(x_t^v | x_1 ... x_{t-1}, x_t^1 ... x_t^{v-1})
+    blended     p(x) = prod_t prod_k p(k sounds at t | x_1 ... x_{t-1})        for the keys k of a piano roll
+
+where soloists drop from the first all voices but v. A trunk (LSTM or transformer) reads the steps before t; the heads of
+the voices read its output and the voices before them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.mistral.configuration_mistral import MistralConfig
+from transformers.models.mistral.modeling_mistral import MistralModel
+from transformers.utils import ModelOutput
+
+from seqzoo.modeling.nes_score.configuration_nes_score import NESScoreConfig
+
+
+@dataclass
+class NESScoreState:
+    """What a model has read, to go on from.
+
+    Args:
+        last (`torch.LongTensor` of shape `[batch, 1, voice]`): Notes of the last step.
+        memory (`list`): What each trunk keeps: an LSTM its two states, the transformer a cache, which calls change.
+        length (`int`): Steps read.
+    """
+
+    last: Tensor
+    memory: list[Any]
+    length: int
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
+@dataclass
+class NESScoreOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor`, *optional*): Nats a step, summed over the voices (or keys); with `labels`.
+        logits (`torch.FloatTensor` of shape `[batch, time, sum(num_classes)]`): Of the classes of P1, then those of
+            P2, TR and NO, for the same step, before the softmax; see [`NESScoreModel.by_voice`]. Of `"blended"`
+            `[batch, time, keys]`, before the sigmoid.
+        past_key_values ([`NESScoreState`], *optional*): With `use_cache`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: NESScoreState | None = None
+
+
+class LSTMTrunk(nn.Module):
+    """`[batch, time, width]` to the same shape, and the states behind it."""
+
+    def __init__(self, config: NESScoreConfig):
+        super().__init__()
+        between = config.dropout if config.num_hidden_layers > 1 else 0.0
+        self.lstm = nn.LSTM(
+            config.hidden_size, config.hidden_size, config.num_hidden_layers, batch_first=True, dropout=between
+        )
+
+    def forward(self, inputs: Tensor, memory: tuple[Tensor, Tensor] | None, use_cache: bool):
+        return self.lstm(inputs, memory)
+
+
+class TransformerTrunk(nn.Module):
+    """Attention over the last `context` steps of each layer, with rotary positions: any length, bounded memory."""
+
+    def __init__(self, config: NESScoreConfig):
+        super().__init__()
+        self.transformer = MistralModel(
+            MistralConfig(
+                vocab_size=1,
+                hidden_size=config.hidden_size,
+                intermediate_size=3 * config.hidden_size,
+                num_hidden_layers=config.num_hidden_layers,
+                num_attention_heads=config.num_attention_heads,
+                num_key_value_heads=config.num_attention_heads,
+                sliding_window=config.context,
+                attention_dropout=config.dropout,
+                bos_token_id=None,
+                eos_token_id=None,
+                initializer_range=config.initializer_range,
+            )
+        )
+        self.transformer.set_input_embeddings(None)  # steps are embedded outside
+
+    def forward(self, inputs: Tensor, memory: DynamicCache | None, use_cache: bool):
+        output = self.transformer(inputs_embeds=inputs, past_key_values=memory, use_cache=use_cache)
+        return output.last_hidden_state, output.past_key_values
+
+
+class Head(nn.Module):
+    def __init__(self, config: NESScoreConfig, classes: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out = nn.Linear(config.hidden_size, classes)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.out(F.gelu(self.dense(self.norm(hidden))))
+
+
+class NESScorePreTrainedModel(PreTrainedModel):
+    """Weights, loading and saving (safetensors)."""
+
+    config_class = NESScoreConfig
+    main_input_name = "notes"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MistralDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+
+    def __init__(self, config: NESScoreConfig, *args, **kwargs):
+        config.check()
+        super().__init__(config, *args, **kwargs)
+
+
+class NESScoreModel(NESScorePreTrainedModel):
+    """Soloists, quartet, transformer or blended: scores to the probabilities of each of their steps."""
+
+    def __init__(self, config: NESScoreConfig):
+        super().__init__(config)
+        self.blended = config.architecture == "blended"
+        self.soloists = config.architecture == "soloists"
+        self.voices = 3 if self.blended else 4
+        if self.blended:
+            self.embed_keys = nn.Linear(len(config.keys), config.hidden_size)
+            heads = [len(config.keys)]
+        else:
+            heads = config.num_classes
+            self.embed_notes = nn.ModuleList(nn.Embedding(classes, config.hidden_size) for classes in heads)
+        if config.architecture in ("quartet", "transformer"):
+            # The voices before a voice, in the same step.
+            self.embed_chosen = nn.ModuleList(nn.Embedding(classes, config.hidden_size) for classes in heads[:-1])
+        trunk = TransformerTrunk if config.architecture == "transformer" else LSTMTrunk
+        self.trunks = nn.ModuleList(trunk(config) for _ in range(4 if self.soloists else 1))
+        self.heads = nn.ModuleList(Head(config, classes) for classes in heads)
+        self.dropout = nn.Dropout(config.dropout)
+        self.post_init()
+
+    def forward(
+        self,
+        notes: torch.LongTensor,
+        labels: torch.LongTensor | None = None,
+        past_key_values: NESScoreState | None = None,
+        use_cache: bool | None = None,
+    ) -> NESScoreOutput:
+        r"""
+        Args:
+            notes (`torch.LongTensor` of shape `[batch, time, 4]`): Notes of P1, P2, TR and NO, 0 for silence. Of
+                `"blended"` `[batch, time, places]`, the notes of P1, P2 and TR in any order.
+            labels (`torch.LongTensor` of the shape of `notes`, *optional*): The notes again; a step whose first label
+                is -100 does not count. Logits and labels of a step stand at the same place: nothing is shifted.
+            past_key_values ([`NESScoreState`], *optional*): What was read before the first of these steps; without
+                it, they begin a song.
+            use_cache (`bool`, *optional*): Whether to return the state behind them.
+
+        Raises:
+            ValueError: the shape is another one, or a note is none of its voice.
+        """
+        self._check_notes(notes)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        before = torch.zeros_like(notes[:, :1]) if past_key_values is None else past_key_values.last
+        hidden, state = self._read(torch.cat([before, notes[:, :-1]], dim=1), past_key_values, use_cache)
+        if state is not None:
+            state.last = notes[:, -1:]
+        logits = torch.cat([self._logits(hidden, notes, voice) for voice in range(len(self.heads))], dim=-1)
+        loss = None
+        if labels is not None:
+            counted = labels[:, :, 0] != -100
+            loss = self.nll(logits, labels.clamp(min=0))[counted].sum() / counted.sum()
+        return NESScoreOutput(loss=loss, logits=logits, past_key_values=state)
+
+    def by_voice(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """Logits of P1, P2, TR and NO, `[batch, time, classes]` each; class 0 is silence, 1 the voice's lowest note."""
+        return logits.split(self.config.num_classes, dim=-1)
+
+    def nll(self, logits: Tensor, notes: Tensor) -> Tensor:
+        """`-ln p` of the notes of each step: `[batch, time, 4]`, or of `"blended"` `[batch, time, keys]`."""
+        if self.blended:
+            return F.binary_cross_entropy_with_logits(logits.float(), self.roll(notes), reduction="none")
+        classes = self.classes(notes)
+        losses = [
+            F.cross_entropy(voice.float().transpose(1, 2), classes[:, :, place], reduction="none")
+            for place, voice in enumerate(self.by_voice(logits))
+        ]
+        return torch.stack(losses, dim=-1)
+
+    def classes(self, notes: Tensor) -> Tensor:
+        """int64 of the shape of `notes`, `[batch, time, 4]`: 0 is silence, 1 the voice's lowest note."""
+        lowest = torch.tensor(self.config.lowest_notes, device=notes.device)
+        return torch.where(notes == 0, 0, notes - lowest + 1)
+
+    def roll(self, notes: Tensor) -> Tensor:
+        """float32 `[batch, time, keys]`, 1 where a key sounds."""
+        keys = self.config.keys
+        roll = torch.zeros(*notes.shape[:2], len(keys) + 1, device=notes.device)
+        return roll.scatter(-1, torch.where(notes == 0, 0, notes - keys.start + 1), 1.0)[:, :, 1:]
+
+    @torch.no_grad()
+    def compose(
+        self,
+        steps: int,
+        *,
+        prefix: torch.LongTensor | None = None,
+        batch_size: int = 1,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws the next steps one after the other; each costs the same, however long the score is.
+
+        Args:
+            steps (`int`): How many to add.
+            prefix (`torch.LongTensor` of shape `[batch, time, voice]`, *optional*): What to go on from.
+            batch_size (`int`): Songs to begin, without a prefix.
+            temperature (`float`): Logits are divided by it; 0 takes the most probable note (or every key that is more
+                probable on than off).
+            top_k (`int`, *optional*): Only the `top_k` most probable notes of a voice (or keys) may be drawn.
+            generator (`torch.Generator`, *optional*): Of the draws.
+
+        Returns:
+            uint8 `[batch, time, voice]`, the prefix and what was drawn: with `.numpy()` of one song, a
+            `SeparatedScore`. Of `"blended"` `[batch, time, places]`, each step from its lowest note, zeros behind.
+
+        Raises:
+            ValueError: a number that cannot be, or a prefix with wrong notes.
+        """
+        if steps < 1 or temperature < 0 or (top_k is not None and top_k < 1):
+            raise ValueError(
+                f"steps={steps} and top_k={top_k} must be at least 1, temperature={temperature} at least 0"
+            )
+        state = None
+        last = torch.zeros(batch_size, 1, self.voices, dtype=torch.long, device=self.device)
+        score = []
+        if prefix is not None and prefix.shape[1]:
+            score.append(prefix)
+            state = self(prefix, use_cache=True).past_key_values
+            last = prefix[:, -1:]
+        for _ in range(steps):
+            hidden, state = self._read(last, state, use_cache=True)
+            last = self._draw(hidden, Draw(temperature, top_k, generator))
+            state.last = last
+            score.append(last)
+        places = max(step.shape[-1] for step in score)
+        return torch.cat([F.pad(step, (0, places - step.shape[-1])) for step in score], dim=1).to(torch.uint8)
+
+    def _draw(self, hidden: Sequence[Tensor], draw: "Draw") -> Tensor:
+        """The notes of one step, `[batch, 1, voice]`."""
+        if self.blended:
+            sounds = draw.keys(self._logits(hidden, None, 0))  # [batch, 1, keys]
+            most = max(self.voices, int(sounds.sum(-1).max()))
+            keys = torch.arange(self.config.keys.start, self.config.keys.stop, device=sounds.device)
+            notes = torch.where(sounds, keys, 255).sort(dim=-1).values[:, :, :most]
+            return torch.where(notes == 255, 0, notes)
+        notes = torch.zeros(len(hidden[0]), 1, 4, dtype=torch.long, device=self.device)
+        for voice in range(4):
+            choice = draw.one(self._logits(hidden, notes, voice))
+            notes[:, :, voice] = torch.where(choice == 0, 0, choice + self.config.lowest_notes[voice] - 1)
+        return notes
+
+    def _read(
+        self, before: Tensor, state: NESScoreState | None, use_cache: bool
+    ) -> tuple[list[Tensor], NESScoreState | None]:
+        """The trunks' output for each step, from the notes of the step before it; one for each voice, or one for all.
+
+        The state that is returned lacks the last step, which `before` does not hold.
+        """
+        if self.blended:
+            inputs = [self.embed_keys(self.roll(before).to(self.embed_keys.weight.dtype))]
+        else:
+            classes = self.classes(before)
+            inputs = [embed(classes[:, :, voice]) for voice, embed in enumerate(self.embed_notes)]
+            if not self.soloists:
+                inputs = [torch.stack(inputs).sum(0)]
+        memory = state.memory if state is not None else [None] * len(self.trunks)
+        outputs = [
+            trunk(self.dropout(some), kept, use_cache) for trunk, some, kept in zip(self.trunks, inputs, memory)
+        ]
+        hidden = [self.dropout(output) for output, _ in outputs]
+        if not use_cache:
+            return hidden, None
+        length = before.shape[1] + (state.length if state is not None else 0)
+        return hidden, NESScoreState(before[:, -1:], [kept for _, kept in outputs], length)
+
+    def _logits(self, hidden: Sequence[Tensor], notes: Tensor | None, voice: int) -> Tensor:
+        """Of one voice at each step, `[batch, time, classes]`; of `notes`, the voices before it are read."""
+        if self.soloists or self.blended:
+            return self.heads[voice](hidden[voice])
+        classes = self.classes(notes)
+        seen = [self.embed_chosen[other](classes[:, :, other]) for other in range(voice)]
+        return self.heads[voice](sum(seen, hidden[0]))
+
+    def _check_notes(self, notes: Tensor) -> None:
+        if notes.ndim != 3 or not notes.shape[1] or (not self.blended and notes.shape[2] != 4):
+            raise ValueError(
+                f"notes have the shape {list(notes.shape)}, but take [batch, time, "
+                f"{'places' if self.blended else 'voice (P1, P2, TR, NO)'}] with one step at least"
+            )
+        if not notes.is_cpu:  # reading values would wait for an accelerator; the embedding notices by itself
+            return
+        config, count = self.config, notes.shape[2]
+        lowest = torch.tensor([config.keys.start] * count if self.blended else config.lowest_notes)
+        highest = torch.tensor([config.keys.stop - 1] * count if self.blended else config.highest_notes)
+        wrong = (notes != 0) & ((notes < lowest) | (notes > highest))
+        if wrong.any():
+            row, step, place = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"the note {int(notes[row, step, place])} of row {row}, step {step}, place {place} is neither 0 nor "
+                f"from {int(lowest[place])} to {int(highest[place])}"
+            )
+
+
+@dataclass
+class Draw:
+    """How classes or keys are chosen from logits; see [`NESScoreModel.compose`]."""
+
+    temperature: float
+    top_k: int | None
+    generator: torch.Generator | None
+
+    def one(self, logits: Tensor) -> Tensor:
+        """int64 `[batch, 1]`: a class of the last axis of `[batch, 1, classes]`."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        probabilities = (self._cut(logits)[:, 0].float() / self.temperature).softmax(-1)
+        return torch.multinomial(probabilities, 1, generator=self.generator)
+
+    def keys(self, logits: Tensor) -> Tensor:
+        """bool of the shape of `logits`: each key for itself."""
+        logits = self._cut(logits)
+        if self.temperature == 0:
+            return logits > 0
+        chance = torch.rand(logits.shape, generator=self.generator, device=logits.device)
+        return chance < (logits.float() / self.temperature).sigmoid()
+
+    def _cut(self, logits: Tensor) -> Tensor:
+        if self.top_k is None or self.top_k >= logits.shape[-1]:
+            return logits
+        least = logits.topk(self.top_k).values[..., -1:]
+        return logits.masked_fill(logits < least, -torch.inf)
+
+
+__all__ = ["NESScoreModel", "NESScorePreTrainedModel"]
