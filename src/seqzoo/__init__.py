@@ -24,6 +24,7 @@ MODELS = {
             "AutoModelForSequenceClassification": "DecayFastWeightGPT2ForSequenceClassification",
         },
     ),
+    "nes_performance": ("NESPerformanceConfig", {"AutoModel": "NESPerformanceModel"}),
 }
 
 if Path(__file__).with_name("modeling").is_file():

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from seqzoo.metrics import nes_composition
+from seqzoo.data.nes.score_classes import COMPOSITION, PERFORMANCE
+from seqzoo.metrics import nes_tasks
 from seqzoo.metrics.nes_scores import ScoreSums, points_of_interest
 
 
@@ -41,23 +42,29 @@ def test_shapes_that_do_not_fit_are_named():
         ScoreSums(["a", "b"]).add(np.zeros((2, 1)), np.zeros((2, 2)), np.zeros((2, 2)))
 
 
-def test_the_metric_loads_from_its_folder_alone_and_equals_the_function(tmp_path):
+@pytest.mark.parametrize(("task", "columns"), [("composition", COMPOSITION), ("performance", PERFORMANCE)])
+def test_the_metric_loads_from_its_folder_alone_and_equals_the_function(tmp_path, task, columns):
     """As on the Hub: a folder with this file and the one that it names."""
     import evaluate
 
-    folder = tmp_path / "nes_composition"
+    folder = tmp_path / "nes_tasks"
     folder.mkdir()
-    for name in ("nes_composition.py", "nes_scores.py"):
-        shutil.copy(nes_composition.__file__.replace("nes_composition.py", name), folder)
-    metric = evaluate.load(str(folder), cache_dir=str(tmp_path / "cache"))
+    for name in ("nes_tasks.py", "nes_scores.py"):
+        shutil.copy(nes_tasks.__file__.replace("nes_tasks.py", name), folder)
+    metric = evaluate.load(str(folder), task, cache_dir=str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
-    sums = ScoreSums(["P1", "P2", "TR", "NO"])
+    sums = ScoreSums([column.name for column in columns])
     for steps in (5, 9):
-        nll = rng.random((steps, 4)).astype(np.float32)
-        predicted, target = rng.integers(0, 3, (2, steps, 4))
+        nll = rng.random((steps, len(columns))).astype(np.float32)
+        predicted, target = rng.integers(0, 3, (2, steps, len(columns)))
         metric.add(nll=nll, predictions=predicted, references=target)
         sums.add(nll, predicted == target, target)
     found, expected = metric.compute(), sums.result()
     assert found.keys() == expected.keys()
     for name, measures in expected.items():
         assert found[name] == pytest.approx(measures)
+
+
+def test_a_metric_of_no_task_is_refused():
+    with pytest.raises(ValueError, match="the task 'default' is none of composition, performance"):
+        nes_tasks.NESTasks()

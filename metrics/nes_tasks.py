@@ -1,6 +1,6 @@
-"""Metric of the composition task of NES-MDB for the `evaluate` library (the extra `evaluate`).
+"""Metrics of the tasks of NES-MDB, `composition` and `performance`, for the `evaluate` library (the extra `evaluate`).
 
-metric = evaluate.load("metrics/nes_composition.py")   # or NESComposition(), from seqzoo.metrics.nes_composition
+metric = evaluate.load("metrics/nes_tasks.py", "composition")   # or NESTasks(config_name="composition"), from here
 metric.add(nll=nll, predictions=most_probable, references=classes)   # one song at a time
 metric.compute()["P1"]["nll_poi"]
 """
@@ -14,17 +14,18 @@ from .nes_scores import ScoreSums
 
 
 DESCRIPTION = """\
-Negative log-likelihood (nats a step) and accuracy of the notes of P1, P2, TR and NO, over all steps and at points of
-interest, where a voice's note differs from the one at the step before.
+Negative log-likelihood (nats a step) and accuracy of the columns of NES scores, over all steps and at points of
+interest, where a column's value differs from the one at the step before. Of `composition` the columns are the notes of
+P1, P2, TR and NO; of `performance` the velocities of P1, P2 and NO and the timbres of the same.
 """
 INPUTS_DESCRIPTION = """
 Args:
-    nll: a song's negative log-likelihoods, [step][voice] for the voices P1, P2, TR, NO.
-    predictions: the most probable class at each step, [step][voice].
-    references: the classes of the notes, [step][voice]; 0 is silence.
+    nll: a song's negative log-likelihoods, [step][column].
+    predictions: the most probable class at each step, [step][column].
+    references: the classes, [step][column]; 0 is silence.
 Returns:
-    for P1, P2, TR and NO: nll, accuracy, nll_poi, accuracy_poi, steps, poi; for total: the sums of nll and nll_poi
-    over the voices, and the means of the accuracies.
+    for each column (P1, ..., or P1 velocity, ...): nll, accuracy, nll_poi, accuracy_poi, steps, poi; for total: the
+    sums of nll and nll_poi over the columns, and the means of the accuracies.
 """
 CITATION = """\
 @inproceedings{donahue2018nes,
@@ -37,8 +38,16 @@ CITATION = """\
 """
 
 
-class NESComposition(evaluate.Metric):
+COLUMNS = {
+    "composition": ("P1", "P2", "TR", "NO"),
+    "performance": ("P1 velocity", "P2 velocity", "NO velocity", "P1 timbre", "P2 timbre", "NO timbre"),
+}
+
+
+class NESTasks(evaluate.Metric):
     def _info(self):
+        if self.config_name not in COLUMNS:
+            raise ValueError(f"the task {self.config_name!r} is none of {', '.join(COLUMNS)}: name one of them")
         integers = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
         return evaluate.MetricInfo(
             description=DESCRIPTION,
@@ -54,7 +63,7 @@ class NESComposition(evaluate.Metric):
         )
 
     def _compute(self, nll, predictions, references):
-        sums = ScoreSums(("P1", "P2", "TR", "NO"))
+        sums = ScoreSums(COLUMNS[self.config_name])
         for song in zip(nll, predictions, references, strict=True):
             likelihoods, predicted, target = map(np.asarray, song)
             sums.add(likelihoods, predicted == target, target)

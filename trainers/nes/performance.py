@@ -1,0 +1,85 @@
+"""Expressive performance: learn to play notes, and measure how well songs are predicted."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from seqzoo.data.nes.score_batches import Batch, ScoreWindows
+from seqzoo.data.nes.score_classes import PERFORMANCE
+from seqzoo.metrics.nes_scores import ScoreSums
+from seqzoo.modeling.nes_performance.modeling_nes_performance import split_columns
+
+
+_VOICES = [column.voice for column in PERFORMANCE]
+_FIELDS = [column.field for column in PERFORMANCE]
+
+
+def performance_windows(songs: Sequence[np.ndarray], *, steps: int, batch_size: int, seed: int = 0) -> ScoreWindows:
+    """Batches of a [`NESPerformanceModel`] out of expressive scores, uint8 `[step, voice, 3]`."""
+    return ScoreWindows(songs, steps=steps, batch_size=batch_size, form=performance_batch, seed=seed)
+
+
+def performance_batch(windows: np.ndarray, counts: np.ndarray) -> Batch:
+    """What a model takes, of `windows` `[batch, steps + 1, voice, 3]` and `counts` as [`ScoreWindows`] has them."""
+    played = windows[:, :, _VOICES, _FIELDS].astype(np.int64)
+    return {
+        "notes": windows[:, 1:, :, 0].astype(np.int64),
+        "previous": played[:, :-1],
+        "attention_mask": counts[:, 1:].astype(np.int64),
+        "labels": np.where(counts[:, 1:, None], played[:, 1:], -100),
+    }
+
+
+@torch.no_grad()
+def predict(model: nn.Module, score: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What [`ScoreSums.add`] needs of a song: `nll`, `correct` and `target`, each `[step, column]`.
+
+    The song is one sequence, whatever its length; an autoregressive model is given what was really played before.
+    """
+    windows = np.concatenate([np.zeros_like(score[:1]), score])[None]
+    batch = performance_batch(windows, np.arange(len(score) + 1)[None] > 0)
+    labels = torch.from_numpy(batch.pop("labels"))[0]
+    logits = model(**{key: torch.from_numpy(value).to(device) for key, value in batch.items()}).logits[0].float().cpu()
+    nll = torch.empty(labels.shape)
+    correct = torch.empty(labels.shape, dtype=torch.bool)
+    for column, options in enumerate(split_columns(logits)):
+        nll[:, column] = nn.functional.cross_entropy(options, labels[:, column], reduction="none")
+        correct[:, column] = options.argmax(-1) == labels[:, column]
+    return nll.numpy(), correct.numpy(), labels.numpy()
+
+
+class PerformanceObjective:
+    """Velocities and timbres given notes: the loss, and the measures of held-out songs.
+
+    Args:
+        accelerator (`Accelerator`):
+            Every process evaluates all held-out songs.
+        held_out (`Sequence[np.ndarray]`):
+            Expressive scores.
+    """
+
+    def __init__(self, accelerator: Accelerator, held_out: Sequence[np.ndarray]):
+        self.accelerator = accelerator
+        self.held_out = held_out
+
+    def count_targets(self, batch: Mapping[str, Tensor]) -> int:
+        return int((batch["labels"][..., 0] != -100).sum())
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        return model(**batch).loss * self.count_targets(batch)
+
+    def measure(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        """By column and in total, as [`ScoreSums.result`] has them."""
+        model.eval()
+        sums = ScoreSums([column.name for column in PERFORMANCE])
+        for song in self.held_out:
+            sums.add(*predict(model, song, self.accelerator.device))
+        return sums.result()
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """`loss` is nats a step over all columns."""
+        total = self.measure(model)["total"]
+        return {"loss": total.pop("nll")} | total
