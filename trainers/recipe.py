@@ -129,6 +129,28 @@ class DataSection:
 
 
 @dataclass
+class ScoreDataSection:
+    """Of `nes_composition` and `nes_performance`: scores of NES music at 24 steps a second.
+
+    Args:
+        source (`str`, defaults to `nesmdb24_exprsco.tar.gz`):
+            A published archive, a folder with the folders `train`, `valid` and `test` of songs in any format, or a
+            copy: what `seqzoo.data.nes.dataset.load_nesmdb` takes.
+        license (`str`, *optional*):
+            For the card.
+        sequence_length (`int`, defaults to 256):
+            Steps of the windows that songs are cut into to train on; held-out songs are measured as a whole.
+    """
+
+    source: str = "nesmdb24_exprsco.tar.gz"
+    license: str | None = None
+    sequence_length: int = 256
+
+    def check(self) -> None:
+        """Nothing to refuse: these keys do not depend on each other."""
+
+
+@dataclass
 class TokenizerSection:
     """At most one of the two; neither means the tokenizer of `model.init_from` or `model.convert_gpt2`.
 
@@ -274,7 +296,11 @@ class HubSection:
 
 
 # What `data` holds, by task: a task is the name of a module in this room, which seqzoo.trainers.run describes.
-DATA_SECTIONS: dict[str, type] = {"causal_lm": DataSection}
+DATA_SECTIONS: dict[str, type] = {
+    "causal_lm": DataSection,
+    "nes_composition": ScoreDataSection,
+    "nes_performance": ScoreDataSection,
+}
 
 
 @dataclass
