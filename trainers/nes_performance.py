@@ -7,18 +7,14 @@
 The run's folder ends up with the model, `recipe.yaml` and `metrics.json`, ready for `seqzoo export`.
 """
 
-from typing import Any
-
-import numpy as np
-import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from seqzoo.modeling.nes_performance.modeling_nes_performance import NESPerformanceModel
-from seqzoo.trainers.nes.performance import PerformanceObjective, performance_batch, performance_windows
+from seqzoo.trainers.nes.performance import PerformanceObjective, performance_windows
 from seqzoo.trainers.nes.songs import load_songs
-from seqzoo.trainers.recipe import Recipe, RecipeError
-from seqzoo.trainers.recipe_model import check_config_keys, new_config, trained_parameters
+from seqzoo.trainers.recipe import Recipe
+from seqzoo.trainers.recipe_model import check_config_keys
 from seqzoo.trainers.run import Prepared
 
 

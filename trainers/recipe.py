@@ -129,25 +129,25 @@ class DataSection:
 
 
 @dataclass
-class ScoreDataSection:
-    """Of `nes_composition` and `nes_performance`: scores of NES music at 24 steps a second.
+class NESDataSection:
+    """Of the tasks on NES scores: the songs, and the windows that they are cut into.
 
     Args:
         source (`str`, defaults to `nesmdb24_exprsco.tar.gz`):
-            A published archive, a folder with the folders `train`, `valid` and `test` of songs in any format, or a
-            copy: what `seqzoo.data.nes.dataset.load_nesmdb` takes.
-        license (`str`, *optional*):
-            For the card.
+            The published archive, a folder with songs in any format in folders named `train`, `valid` and `test`, a
+            copy that `seqzoo nes dataset` made, or the id of one on the Hub.
         sequence_length (`int`, defaults to 256):
-            Steps of the windows that songs are cut into to train on; held-out songs are measured as a whole.
+            Steps of 1/24 s in a window. Held-out songs are read whole.
+        license (`str`, *optional*):
+            For the card. Those who publish NES-MDB state none for the music.
     """
 
     source: str = "nesmdb24_exprsco.tar.gz"
-    license: str | None = None
     sequence_length: int = 256
+    license: str | None = None
 
     def check(self) -> None:
-        """Nothing to refuse: these keys do not depend on each other."""
+        """Any of these values fits the others."""
 
 
 @dataclass
@@ -298,8 +298,8 @@ class HubSection:
 # What `data` holds, by task: a task is the name of a module in this room, which seqzoo.trainers.run describes.
 DATA_SECTIONS: dict[str, type] = {
     "causal_lm": DataSection,
-    "nes_composition": ScoreDataSection,
-    "nes_performance": ScoreDataSection,
+    "nes_composition": NESDataSection,
+    "nes_performance": NESDataSection,
 }
 
 

@@ -75,14 +75,19 @@ class CompositionObjective:
 
     Args:
         model (`NESScoreModel`):
-            The model as it is before Accelerate wraps it.
+            The model, before Accelerate wraps it.
         held_out (`Sequence[np.ndarray]`):
-            Notes `[step, voice]`. Every process measures all of them.
+            Notes `[step, voice]` of the songs to measure while training. Every process measures all of them.
     """
 
     def __init__(self, model: NESScoreModel, held_out: Sequence[np.ndarray]):
         self.blended = model.config.architecture == "blended"
         self.held_out = held_out
+
+    unit = "steps"
+
+    def count_inputs(self, batch: Mapping[str, np.ndarray]) -> int:
+        return batch["notes"][:, :, 0].size
 
     def count_targets(self, batch: Mapping[str, Tensor]) -> int:
         return int((batch["labels"][:, :, 0] != -100).sum())
@@ -90,13 +95,13 @@ class CompositionObjective:
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         return model(**batch, use_cache=False).loss * self.count_targets(batch)
 
-    def measure(self, model: nn.Module) -> Measures:
+    def measure(self, model: nn.Module, songs: Sequence[np.ndarray]) -> Measures:
         model.eval()
-        return measure(predict(model, self.held_out, self.blended), self.blended)
+        return measure(predict(model, songs, self.blended), self.blended)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """`loss` is nats a step over all voices or keys, `loss_poi` the same at points of interest."""
-        total = self.measure(model)["total"]
+        total = self.measure(model, self.held_out)["total"]
         return {"loss": total["nll"], "loss_poi": total["nll_poi"], "accuracy_poi": total["accuracy_poi"]}
 
 
