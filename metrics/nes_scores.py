@@ -80,10 +80,8 @@ class ScoreSums:
                 "poi": int(poi),
             }
         columns = list(result.values())
-        result["total"] = {
-            key: sum(column[key] for column in columns) / (len(columns) if key in _MEANS else 1) for key in columns[0]
-        }
-        return result
+        total = {key: sum(column[key] for column in columns) for key in columns[0]}
+        return result | {"total": total | {key: total[key] / len(columns) for key in _MEANS}}
 
 
 def _ratio(total: float, count: float) -> float:

@@ -61,7 +61,10 @@ class NESScoreOutput(ModelOutput):
 
 
 class LSTMTrunk(nn.Module):
-    """`[batch, time, width]` to the same shape, and the states behind it."""
+    """`[batch, time, width]` to the same shape, and the states behind it.
+
+    The step before goes past the LSTM to the heads as well: most steps repeat it.
+    """
 
     def __init__(self, config: NESScoreConfig):
         super().__init__()
@@ -71,7 +74,8 @@ class LSTMTrunk(nn.Module):
         )
 
     def forward(self, inputs: Tensor, memory: tuple[Tensor, Tensor] | None, use_cache: bool):
-        return self.lstm(inputs, memory)
+        outputs, memory = self.lstm(inputs, memory)
+        return inputs + outputs, memory
 
 
 class TransformerTrunk(nn.Module):
