@@ -7,29 +7,34 @@
 The run's folder ends up with the model, `recipe.yaml` and `metrics.json`, ready for `seqzoo export`.
 """
 
-from accelerate import Accelerator
-from transformers import PreTrainedModel
+import sys
+from typing import Any
 
-from seqzoo.modeling.nes_performance.modeling_nes_performance import NESPerformanceModel
-from seqzoo.trainers.nes.performance import PerformanceObjective, performance_windows
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import AutoModel, PreTrainedModel
+
+from seqzoo.trainers.nes.performance import PerformanceObjective, performance_batch, performance_windows
 from seqzoo.trainers.nes.songs import load_songs
 from seqzoo.trainers.recipe import Recipe
-from seqzoo.trainers.recipe_model import check_config_keys
-from seqzoo.trainers.run import Prepared
+from seqzoo.trainers.recipe_model import known_config, new_or_loaded_model, require_type
+from seqzoo.trainers.run import Prepared, main
 
 
 def prepare(accelerator: Accelerator, recipe: Recipe) -> Prepared:
     """Songs, model and objective of a recipe; see [`seqzoo.trainers.run.Prepared`].
 
     Raises:
-        `RecipeError`: a config that is none, or a `model.init_from` of another model.
+        `RecipeError`, `OSError`: see [`seqzoo.trainers.recipe_model.new_or_loaded_model`].
         `FileNotFoundError`, `ValueError`: see [`seqzoo.trainers.nes.songs.load_songs`].
     """
+    require_type(recipe, "nes_performance")
     with accelerator.main_process_first():
         songs = load_songs(recipe.data.source, "train", "validation")
     objective = PerformanceObjective(accelerator, songs["validation"])
     return Prepared(
-        model=_model(recipe),
+        model=new_or_loaded_model(recipe.model, AutoModel),
         batches=performance_windows(
             songs["train"],
             steps=recipe.data.sequence_length,
@@ -48,13 +53,37 @@ def prepare(accelerator: Accelerator, recipe: Recipe) -> Prepared:
             "validation_steps": sum(map(len, songs["validation"])),
         },
         training={"sequence_length": recipe.data.sequence_length},
-        evaluate=lambda model: objective.evaluate(model) | {"by_column": objective.measure(model)},
+        evaluate=objective.final_evaluation,
     )
 
 
-def _model(recipe: Recipe) -> PreTrainedModel:
-    section = recipe.model
-    if not section.init_from:
-        return NESPerformanceModel(_config(recipe))
-    check_config_keys(section)
-    return NESPerformanceModel.from_pretrained(section.init_from, **section.config)
+def weightless_model(recipe: Recipe) -> PreTrainedModel:
+    """The model of a recipe on the meta device: its shapes and nothing else, without data, weights or network."""
+    require_type(recipe, "nes_performance")
+    with torch.device("meta"):
+        return AutoModel.from_config(known_config(recipe.model))
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """One batch of full shape through a model without storage.
+
+    Returns:
+        `model_type`, `parameters`, `batch` (`[windows, steps]` of a training step over all processes) and `logits`
+        (shape).
+    """
+    model = weightless_model(recipe)
+    shape = (recipe.training.batch_size, recipe.data.sequence_length)
+    batch = performance_batch(
+        np.zeros((shape[0], shape[1] + 1, 4, 3), dtype=np.uint8), np.ones((shape[0], shape[1] + 1), dtype=bool)
+    )
+    output = model(**{key: torch.from_numpy(value).to("meta") for key, value in batch.items()})
+    return {
+        "model_type": model.config.model_type,
+        "parameters": model.num_parameters(),
+        "batch": list(shape),
+        "logits": list(output.logits.shape),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

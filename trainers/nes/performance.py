@@ -1,6 +1,8 @@
 """Expressive performance: learn to play notes, and measure how well songs are predicted."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,9 +63,14 @@ class PerformanceObjective:
             Expressive scores.
     """
 
+    unit = "steps"
+
     def __init__(self, accelerator: Accelerator, held_out: Sequence[np.ndarray]):
         self.accelerator = accelerator
         self.held_out = held_out
+
+    def count_inputs(self, batch: Mapping[str, np.ndarray]) -> int:
+        return int(batch["attention_mask"].sum())
 
     def count_targets(self, batch: Mapping[str, Tensor]) -> int:
         return int((batch["labels"][..., 0] != -100).sum())
@@ -80,6 +87,17 @@ class PerformanceObjective:
         return sums.result()
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """`loss` is nats a step over all columns."""
-        total = self.measure(model)["total"]
-        return {"loss": total.pop("nll")} | total
+        """`loss` is nats a step over all columns, `loss_poi` the same at points of interest."""
+        return _headlines(self.measure(model)["total"])
+
+    def final_evaluation(self, model: nn.Module) -> dict[str, Any]:
+        """The same, and all measures `by_column`, those of the points of interest only if every column has some."""
+        measures = self.measure(model)
+        kept = [key for key, value in measures["total"].items() if not math.isnan(value)]
+        table = {name: {key: row[key] for key in kept} for name, row in measures.items()}
+        return _headlines(measures["total"]) | {"by_column": table}
+
+
+def _headlines(total: Mapping[str, float]) -> dict[str, float]:
+    headlines = {"loss": total["nll"], "loss_poi": total["nll_poi"], "accuracy_poi": total["accuracy_poi"]}
+    return {key: value for key, value in headlines.items() if not math.isnan(value)}
