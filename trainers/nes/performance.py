@@ -1,8 +1,6 @@
 """Expressive performance: learn to play notes, and measure how well songs are predicted."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,9 +56,9 @@ class PerformanceObjective:
 
     Args:
         accelerator (`Accelerator`):
-            Every process evaluates all held-out songs.
+            Says where the model is. Every process measures all songs.
         held_out (`Sequence[np.ndarray]`):
-            Expressive scores.
+            Expressive scores to measure while training.
     """
 
     unit = "steps"
@@ -78,26 +76,15 @@ class PerformanceObjective:
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         return model(**batch).loss * self.count_targets(batch)
 
-    def measure(self, model: nn.Module) -> dict[str, dict[str, float]]:
+    def measure(self, model: nn.Module, songs: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
         """By column and in total, as [`ScoreSums.result`] has them."""
         model.eval()
         sums = ScoreSums([column.name for column in PERFORMANCE])
-        for song in self.held_out:
+        for song in songs:
             sums.add(*predict(model, song, self.accelerator.device))
         return sums.result()
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """`loss` is nats a step over all columns, `loss_poi` the same at points of interest."""
-        return _headlines(self.measure(model)["total"])
-
-    def final_evaluation(self, model: nn.Module) -> dict[str, Any]:
-        """The same, and all measures `by_column`, those of the points of interest only if every column has some."""
-        measures = self.measure(model)
-        kept = [key for key, value in measures["total"].items() if not math.isnan(value)]
-        table = {name: {key: row[key] for key in kept} for name, row in measures.items()}
-        return _headlines(measures["total"]) | {"by_column": table}
-
-
-def _headlines(total: Mapping[str, float]) -> dict[str, float]:
-    headlines = {"loss": total["nll"], "loss_poi": total["nll_poi"], "accuracy_poi": total["accuracy_poi"]}
-    return {key: value for key, value in headlines.items() if not math.isnan(value)}
+        total = self.measure(model, self.held_out)["total"]
+        return {"loss": total["nll"], "loss_poi": total["nll_poi"], "accuracy_poi": total["accuracy_poi"]}
