@@ -1,6 +1,7 @@
 """NES music: convert songs between the formats of the NES Music Database.
 
 seqzoo nes convert IN... --to FORMAT --out DIR   files and folders; all cores; a broken file does not stop the rest
+seqzoo nes benchmark SONGS --out DIR             the tasks of NES-MDB: baselines and models, as tables
 """
 
 import argparse
@@ -8,6 +9,7 @@ import sys
 
 
 FORMATS = ("vgm", "ndr", "ndf", "nlm", "rawsco", "exprsco", "seprsco", "blndsco", "midi")
+TASKS = ("composition", "blended_composition")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +45,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--max-bytes", type=int, default=8 * 2**20, help="refuse larger files (%(default)s)")
     convert.add_argument("--max-seconds", type=float, default=1200.0, help="refuse longer songs (%(default)s)")
 
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="the tasks of NES-MDB: baselines, and models trained by their recipes",
+        description="Train and measure the models of the tasks of NES-MDB, beside baselines. Writes benchmark.json, "
+        "benchmark.md and benchmark.png. Stopped, it goes on where it was; finished runs are not done again.",
+    )
+    benchmark.add_argument(
+        "source", metavar="SONGS", help="a folder with train, valid and test, a published archive, or a copy of one"
+    )
+    benchmark.add_argument("--out", default="runs/nes_benchmark", metavar="DIR", help="results (%(default)s)")
+    benchmark.add_argument("--task", action="append", metavar="TASK", help=f"of {', '.join(TASKS)}; all without")
+    benchmark.add_argument("--steps", type=int, help="training steps of every model (default: those of its recipe)")
+
 
 def run(args: argparse.Namespace) -> int:
-    return {"convert": _convert}[args.command](args)
+    return {"convert": _convert, "benchmark": _benchmark}[args.command](args)
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from seqzoo.trainers.nes.benchmark import run_benchmark
+
+    unknown = set(args.task or ()) - set(TASKS)
+    if unknown:
+        raise ValueError(f"there is no task {', '.join(sorted(unknown))}; choose from {', '.join(TASKS)}")
+    overrides = []
+    if args.steps is not None:
+        overrides = [f"training.steps={args.steps}", f"training.warmup_steps={args.steps // 10}"]
+    run_benchmark(
+        args.source,
+        Path(args.out),
+        tasks=args.task or TASKS,
+        overrides=overrides,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+    print((Path(args.out) / "benchmark.md").read_text(encoding="utf-8"))
+    return 0
 
 
 def _convert(args: argparse.Namespace) -> int:

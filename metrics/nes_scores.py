@@ -11,6 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 
+_MEANS = ("accuracy", "accuracy_poi")
+
+
 def points_of_interest(target: np.ndarray) -> np.ndarray:
     """bool `[step, column]`: where the classes `[step, column]` of one song differ from those of the step before."""
     before = np.zeros_like(target)
@@ -62,8 +65,8 @@ class ScoreSums:
         """Measures of each column, and `total`.
 
         Of a column: `nll` (nats a step), `accuracy`, `nll_poi` and `accuracy_poi` (at points of interest), and how
-        many there are, `steps` and `poi`. Of the total: the sum of `nll` and `nll_poi` over the columns, and the mean
-        of `accuracy` and `accuracy_poi`. What was never counted is `nan`.
+        many there are, `steps` and `poi`. Of the total: the mean of the accuracies over the columns, and the sum of
+        everything else. What was never counted is `nan`.
         """
         result = {}
         for column, name in enumerate(self.names):
@@ -77,11 +80,8 @@ class ScoreSums:
                 "poi": int(poi),
             }
         columns = list(result.values())
-        result["total"] = {
-            key: sum(column[key] for column in columns) / (1 if key.startswith("nll") else len(columns))
-            for key in ("nll", "accuracy", "nll_poi", "accuracy_poi")
-        }
-        return result
+        total = {key: sum(column[key] for column in columns) for key in columns[0]}
+        return result | {"total": total | {key: total[key] / len(columns) for key in _MEANS}}
 
 
 def _ratio(total: float, count: float) -> float:

@@ -112,6 +112,27 @@ def performance_row(architecture: str, autoregressive: bool = False) -> Performa
     return PerformanceRow(f"nes-performance-{architecture}", "nes_performance", config, AutoModel, off)
 
 
+class ScoreRow(Row):
+    """A model that composes scores; labels are the notes themselves, not shifted."""
+
+    def inputs(self, batch: int = 2, time: int = 24, seed: int = 0) -> torch.Tensor:
+        """Random notes, [batch, time, voice]; some are silent."""
+        generator = torch.Generator().manual_seed(seed)
+        notes = torch.randint(33, 109, (batch, time, 4), generator=generator)
+        notes[:, :, 3] %= 17
+        return notes[:, :, :3] if self.config["architecture"] == "blended" else notes
+
+
+def score_row(architecture: str) -> ScoreRow:
+    config = {"architecture": architecture, "hidden_size": 32, "num_hidden_layers": 2, "context": 8}
+    off = dict.fromkeys(OF_TEXT, "for models that read and write text")
+    del off["test_any_split_of_the_sequence_equals_the_whole"], off["test_use_cache_false_returns_none"]
+    off["test_forward_documents_its_arguments"] = "these are a language model's"
+    if architecture != "transformer":
+        off["test_gradient_checkpointing_gives_the_same_gradients"] = "only blocks of a transformer are checkpointed"
+    return ScoreRow(f"nes-score-{architecture}", "nes_score", config, AutoModel, off)
+
+
 MODELS = [
     _memory("decay"),
     _memory(
@@ -131,6 +152,7 @@ MODELS = [
     _memory("sum-relu-normalized", update_rule="sum", feature_map="relu", normalize=True, state_size=12),
     _memory("sum-softmax", update_rule="sum", feature_map="softmax"),
     _memory("hybrid", softmax_layers=[1]),
+    *map(score_row, ("soloists", "quartet", "transformer", "blended")),
     *map(performance_row, ("regression", "lstm", "transformer")),
 ]
 

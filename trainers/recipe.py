@@ -296,7 +296,11 @@ class HubSection:
 
 
 # What `data` holds, by task: a task is the name of a module in this room, which seqzoo.trainers.run describes.
-DATA_SECTIONS: dict[str, type] = {"causal_lm": DataSection, "nes_performance": NESDataSection}
+DATA_SECTIONS: dict[str, type] = {
+    "causal_lm": DataSection,
+    "nes_composition": NESDataSection,
+    "nes_performance": NESDataSection,
+}
 
 
 @dataclass

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqzoo.data.nes.errors import NESFormatError
+from seqzoo.data.nes.pitch import HIGHEST_NOTE, LOWEST_NOTE
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,16 @@ def values_of(classes: np.ndarray, columns: Sequence[Column] = COMPOSITION) -> n
     """uint8 `[step, column]`, the values of classes `[step, column]`; those of `COMPOSITION` are a separated score."""
     lowest = np.array([column.lowest for column in columns])
     return np.where(classes == 0, 0, classes + lowest - 1).astype(np.uint8)
+
+
+def roll_of(score: np.ndarray) -> np.ndarray:
+    """int64 `[step, key]`: 1 where P1, P2 or TR play one of the keys 21 to 108.
+
+    Args:
+        score (`np.ndarray`):
+            `[step, voice, (note, velocity, timbre)]`, or `[step, voice]` of notes alone.
+    """
+    notes = score[:, :3, 0] if score.ndim == 3 else score[:, :3]
+    roll = np.zeros((len(score), HIGHEST_NOTE + 1), dtype=np.int64)
+    np.put_along_axis(roll, notes.astype(np.int64), 1, axis=1)
+    return roll[:, LOWEST_NOTE:]

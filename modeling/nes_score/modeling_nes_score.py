@@ -6,8 +6,8 @@ step t in the order P1, P2, TR, NO, and `x_0` silence,
     separated   p(x) = prod_t prod_v p(x_t^v | x_1 ... x_{t-1}, x_t^1 ... x_t^{v-1})
     blended     p(x) = prod_t prod_k p(k sounds at t | x_1 ... x_{t-1})        for the keys k of a piano roll
 
-where soloists drop from the first all voices but v. A trunk (LSTM or transformer) reads the steps before t; the heads of
-the voices read its output and the voices before them.
+where soloists drop from the first all voices but v. A trunk (LSTM or transformer) reads the steps before t; the head
+of a voice reads its output and, in the same step, the voices before it.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,10 @@ class NESScoreOutput(ModelOutput):
 
 
 class LSTMTrunk(nn.Module):
-    """`[batch, time, width]` to the same shape, and the states behind it."""
+    """`[batch, time, width]` to the same shape, and the states behind it.
+
+    The step before goes past the LSTM to the heads as well: most steps repeat it.
+    """
 
     def __init__(self, config: NESScoreConfig):
         super().__init__()
@@ -71,7 +74,8 @@ class LSTMTrunk(nn.Module):
         )
 
     def forward(self, inputs: Tensor, memory: tuple[Tensor, Tensor] | None, use_cache: bool):
-        return self.lstm(inputs, memory)
+        outputs, memory = self.lstm(inputs, memory)
+        return inputs + outputs, memory
 
 
 class TransformerTrunk(nn.Module):
@@ -154,6 +158,7 @@ class NESScoreModel(NESScorePreTrainedModel):
         self,
         notes: torch.LongTensor,
         labels: torch.LongTensor | None = None,
+        before: torch.LongTensor | None = None,
         past_key_values: NESScoreState | None = None,
         use_cache: bool | None = None,
     ) -> NESScoreOutput:
@@ -163,8 +168,9 @@ class NESScoreModel(NESScorePreTrainedModel):
                 `"blended"` `[batch, time, places]`, the notes of P1, P2 and TR in any order.
             labels (`torch.LongTensor` of the shape of `notes`, *optional*): The notes again; a step whose first label
                 is -100 does not count. Logits and labels of a step stand at the same place: nothing is shifted.
-            past_key_values ([`NESScoreState`], *optional*): What was read before the first of these steps; without
-                it, they begin a song.
+            before (`torch.LongTensor` of shape `[batch, 1, voice]`, *optional*): Notes of the step before the first
+                one, of a song that is entered in its middle; without it, silence.
+            past_key_values ([`NESScoreState`], *optional*): What was read before the first step, instead of `before`.
             use_cache (`bool`, *optional*): Whether to return the state behind them.
 
         Raises:
@@ -172,7 +178,10 @@ class NESScoreModel(NESScorePreTrainedModel):
         """
         self._check_notes(notes)
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        before = torch.zeros_like(notes[:, :1]) if past_key_values is None else past_key_values.last
+        if past_key_values is not None:
+            before = past_key_values.last
+        elif before is None:
+            before = torch.zeros_like(notes[:, :1])
         hidden, state = self._read(torch.cat([before, notes[:, :-1]], dim=1), past_key_values, use_cache)
         if state is not None:
             state.last = notes[:, -1:]
@@ -184,7 +193,7 @@ class NESScoreModel(NESScorePreTrainedModel):
         return NESScoreOutput(loss=loss, logits=logits, past_key_values=state)
 
     def by_voice(self, logits: Tensor) -> tuple[Tensor, ...]:
-        """Logits of P1, P2, TR and NO, `[batch, time, classes]` each; class 0 is silence, 1 the voice's lowest note."""
+        """Logits of P1, P2, TR and NO, each `[batch, time, classes]`, of the classes of [`classes`]."""
         return logits.split(self.config.num_classes, dim=-1)
 
     def nll(self, logits: Tensor, notes: Tensor) -> Tensor:
@@ -349,8 +358,8 @@ class Draw:
     def _cut(self, logits: Tensor) -> Tensor:
         if self.top_k is None or self.top_k >= logits.shape[-1]:
             return logits
-        least = logits.topk(self.top_k).values[..., -1:]
-        return logits.masked_fill(logits < least, -torch.inf)
+        best = logits.topk(self.top_k)
+        return torch.full_like(logits, -torch.inf).scatter(-1, best.indices, best.values)
 
 
 __all__ = ["NESScoreModel", "NESScorePreTrainedModel"]

@@ -24,6 +24,7 @@ MODELS = {
             "AutoModelForSequenceClassification": "DecayFastWeightGPT2ForSequenceClassification",
         },
     ),
+    "nes_score": ("NESScoreConfig", {"AutoModel": "NESScoreModel"}),
     "nes_performance": ("NESPerformanceConfig", {"AutoModel": "NESPerformanceModel"}),
 }
 

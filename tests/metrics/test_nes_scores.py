@@ -23,7 +23,9 @@ def test_sums_over_songs_by_hand():
     result = sums.result()
     assert result["a"] == {"nll": 3, "accuracy": 1 / 3, "nll_poi": 1, "accuracy_poi": 1, "steps": 3, "poi": 1}
     assert result["b"] == {"nll": 4, "accuracy": 2 / 3, "nll_poi": 5, "accuracy_poi": 0.5, "steps": 3, "poi": 2}
-    assert result["total"] == {"nll": 7, "accuracy": 0.5, "nll_poi": 6, "accuracy_poi": 0.75}
+    assert result["total"] == {
+        "nll": 7, "accuracy": 0.5, "nll_poi": 6, "accuracy_poi": 0.75, "steps": 6, "poi": 3
+    }  # fmt: skip
 
 
 def test_a_song_does_not_look_at_the_one_before_and_what_never_changes_is_nan():
