@@ -9,7 +9,7 @@ import sys
 
 
 FORMATS = ("vgm", "ndr", "ndf", "nlm", "rawsco", "exprsco", "seprsco", "blndsco", "midi")
-TASKS = ("composition", "blended_composition")
+TASKS = ("composition", "blended_composition", "performance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

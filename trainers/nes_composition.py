@@ -12,14 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqzoo.trainers.nes.composition import CompositionObjective, composition_windows, notes_of
-from seqzoo.trainers.nes.songs import load_songs
+from seqzoo.trainers.nes.songs import first_songs, load_songs
 from seqzoo.trainers.recipe import Recipe
 from seqzoo.trainers.recipe_model import check_config_keys, new_config, new_or_loaded_model
 from seqzoo.trainers.run import Prepared, main
@@ -40,7 +39,7 @@ def prepare(accelerator: Accelerator, recipe: Recipe) -> Prepared:
     with accelerator.main_process_first():
         songs = load_songs(recipe.data.source, *SPLITS)
     notes = {split: [notes_of(score, blended) for score in scores] for split, scores in songs.items()}
-    objective = CompositionObjective(model, _first_songs(notes["validation"], recipe.evaluation.max_tokens))
+    objective = CompositionObjective(model, first_songs(notes["validation"], recipe.evaluation.max_tokens))
     steps = {split: sum(map(len, some)) for split, some in notes.items()}
 
     def evaluate(model: nn.Module) -> dict[str, Any]:
@@ -67,17 +66,6 @@ def prepare(accelerator: Accelerator, recipe: Recipe) -> Prepared:
         training={"sequence_length": recipe.data.sequence_length},
         evaluate=evaluate,
     )
-
-
-def _first_songs(songs: list[np.ndarray], max_steps: int) -> list[np.ndarray]:
-    """Songs, the last one cut, that have `max_steps` steps together."""
-    first = []
-    for song in songs:
-        first.append(song[:max_steps])
-        max_steps -= len(song)
-        if max_steps <= 0:
-            break
-    return first
 
 
 def weightless_model(recipe: Recipe) -> PreTrainedModel:

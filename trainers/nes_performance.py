@@ -4,7 +4,8 @@
     seqzoo train nes_performance/lstm_notes data.source=songs       # a folder with train, valid and test
     python -m seqzoo.trainers.run nes_performance/transformer_notes --dry-run
 
-The run's folder ends up with the model, `recipe.yaml` and `metrics.json`, ready for `seqzoo export`.
+Songs are learned in windows. Held-out ones are measured from their first step to their last: while training the first
+of the validation songs, `evaluation.max_tokens` steps of them; at the end all of validation and test.
 """
 
 import sys
@@ -13,13 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from seqzoo.trainers.nes.performance import PerformanceObjective, performance_batch, performance_windows
-from seqzoo.trainers.nes.songs import load_songs
+from seqzoo.trainers.nes.songs import first_songs, load_songs
 from seqzoo.trainers.recipe import Recipe
 from seqzoo.trainers.recipe_model import known_config, new_or_loaded_model, require_type
 from seqzoo.trainers.run import Prepared, main
+
+
+SPLITS = ("train", "validation", "test")
 
 
 def prepare(accelerator: Accelerator, recipe: Recipe) -> Prepared:
@@ -30,11 +35,19 @@ def prepare(accelerator: Accelerator, recipe: Recipe) -> Prepared:
         `FileNotFoundError`, `ValueError`: see [`seqzoo.trainers.nes.songs.load_songs`].
     """
     require_type(recipe, "nes_performance")
+    model = new_or_loaded_model(recipe.model, AutoModel)
+    # One process reads the songs and fills the cache; the others find it.
     with accelerator.main_process_first():
-        songs = load_songs(recipe.data.source, "train", "validation")
-    objective = PerformanceObjective(accelerator, songs["validation"])
+        songs = load_songs(recipe.data.source, *SPLITS)
+    objective = PerformanceObjective(accelerator, first_songs(songs["validation"], recipe.evaluation.max_tokens))
+    steps = {split: sum(map(len, some)) for split, some in songs.items()}
+
+    def evaluate(model: nn.Module) -> dict[str, Any]:
+        tables = {split: objective.measure(model, songs[split]) for split in SPLITS if split != "train"}
+        return {"loss": tables["validation"]["total"]["nll"]} | tables
+
     return Prepared(
-        model=new_or_loaded_model(recipe.model, AutoModel),
+        model=model,
         batches=performance_windows(
             songs["train"],
             steps=recipe.data.sequence_length,
@@ -43,17 +56,15 @@ def prepare(accelerator: Accelerator, recipe: Recipe) -> Prepared:
         ),
         objective=objective,
         processor=None,
-        summary=f"{len(songs['train']):,} songs of {sum(map(len, songs['train'])):,} steps to train on",
+        summary=f"{len(songs['train']):,} songs, {steps['train']:,} steps to train on",
         data={
             "source": recipe.data.source,
             **({"license": recipe.data.license} if recipe.data.license else {}),
-            "train_songs": len(songs["train"]),
-            "train_steps": sum(map(len, songs["train"])),
-            "validation_songs": len(songs["validation"]),
-            "validation_steps": sum(map(len, songs["validation"])),
+            **{f"{split}_songs": len(some) for split, some in songs.items()},
+            **{f"{split}_steps": count for split, count in steps.items()},
         },
         training={"sequence_length": recipe.data.sequence_length},
-        evaluate=objective.final_evaluation,
+        evaluate=evaluate,
     )
 
 

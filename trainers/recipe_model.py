@@ -58,9 +58,10 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
     section = recipe.model
     if section.convert_gpt2:
         model = _converted_model(section)
+    elif section.init_from:
+        model = new_or_loaded_model(section, AutoModelForCausalLM)
     else:
         model = new_or_loaded_model(section, AutoModelForCausalLM, special_tokens(tokenizer))
-    if not (section.convert_gpt2 or section.init_from):
         # For batches of prompts. Not in the config: there GPT-2 would take each end of text for padding.
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     if model.config.vocab_size < len(tokenizer):

@@ -164,7 +164,8 @@ class NESPerformanceModel(NESPerformancePreTrainedModel):
             self.post_init()
             return
         if config.architecture == "lstm":
-            self.lstm = nn.LSTM(width, width, config.num_hidden_layers, batch_first=True, dropout=config.dropout)
+            between = config.dropout if config.num_hidden_layers > 1 else 0.0
+            self.lstm = nn.LSTM(width, width, config.num_hidden_layers, batch_first=True, dropout=between)
         else:
             causal = config.num_causal_layers if config.autoregressive else 0
             both_ways = config.num_hidden_layers - causal

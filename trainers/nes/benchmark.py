@@ -22,6 +22,7 @@ import numpy as np
 from seqzoo.trainers.checkpointing import write_text
 from seqzoo.trainers.nes.composition import baselines, notes_of
 from seqzoo.trainers.nes.drawing import draw_totals
+from seqzoo.trainers.nes.performance import performance_baselines
 from seqzoo.trainers.nes.songs import load_songs
 from seqzoo.trainers.recipe import Recipe, RecipeError, load_recipe
 from seqzoo.trainers.run import run
@@ -85,6 +86,21 @@ TASKS = {
         "all 88 keys are.",
         baselines=_count(blended=True),
         recipes={"LSTM": "nes_score/blended"},
+    ),
+    "performance": Task(
+        title="Expressive performance",
+        note="Velocity and timbre of each voice that has them, given the notes (baselines are told none). Models with "
+        "a past also know what was played at the steps before, as the bigram does of its own column. The transformers "
+        "see the notes of all steps, before and after; the LSTMs those up to the step, the regressions those of it.",
+        baselines=performance_baselines,
+        recipes={
+            "regression, notes": "nes_performance/regression_notes",
+            "regression, notes and past": "nes_performance/regression_past",
+            "LSTM, notes": "nes_performance/lstm_notes",
+            "LSTM, notes and past": "nes_performance/lstm_past",
+            "transformer, notes": "nes_performance/transformer_notes",
+            "transformer, notes and past": "nes_performance/transformer_past",
+        },
     ),
 }
 

@@ -1,8 +1,6 @@
 """Expressive performance: learn to play notes, and measure how well songs are predicted."""
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,13 +8,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from seqzoo.data.nes.score_batches import Batch, ScoreWindows
-from seqzoo.data.nes.score_classes import PERFORMANCE
+from seqzoo.data.nes.score_classes import PERFORMANCE, classes_of
 from seqzoo.metrics.nes_scores import ScoreSums
 from seqzoo.modeling.nes_performance.modeling_nes_performance import split_columns
+from seqzoo.trainers.nes.counts import KINDS, ColumnCounts
 
 
 _VOICES = [column.voice for column in PERFORMANCE]
 _FIELDS = [column.field for column in PERFORMANCE]
+
+Measures = dict[str, dict[str, float]]
 
 
 def performance_windows(songs: Sequence[np.ndarray], *, steps: int, batch_size: int, seed: int = 0) -> ScoreWindows:
@@ -53,14 +54,31 @@ def predict(model: nn.Module, score: np.ndarray, device: torch.device) -> tuple[
     return nll.numpy(), correct.numpy(), labels.numpy()
 
 
+def measure(predictions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Measures:
+    """Measures of songs, each `nll`, `correct` and target as [`ScoreSums.add`] takes them, of every column."""
+    sums = ScoreSums([column.name for column in PERFORMANCE])
+    for song in predictions:
+        sums.add(*song)
+    return sums.result()
+
+
+def performance_baselines(train: Iterable[np.ndarray], held_out: Sequence[np.ndarray]) -> dict[str, Measures]:
+    """Measures of each count baseline on held-out scores; it is told no notes."""
+    counts = ColumnCounts(
+        (classes_of(song, PERFORMANCE) for song in train), [column.classes for column in PERFORMANCE]
+    )
+    targets = [classes_of(song, PERFORMANCE) for song in held_out]
+    return {kind: measure((*counts.predict(kind, song), song) for song in targets) for kind in KINDS}
+
+
 class PerformanceObjective:
     """Velocities and timbres given notes: the loss, and the measures of held-out songs.
 
     Args:
         accelerator (`Accelerator`):
-            Every process evaluates all held-out songs.
+            Says where the model is. Every process measures all songs.
         held_out (`Sequence[np.ndarray]`):
-            Expressive scores.
+            Expressive scores to measure while training.
     """
 
     unit = "steps"
@@ -78,26 +96,11 @@ class PerformanceObjective:
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         return model(**batch).loss * self.count_targets(batch)
 
-    def measure(self, model: nn.Module) -> dict[str, dict[str, float]]:
-        """By column and in total, as [`ScoreSums.result`] has them."""
+    def measure(self, model: nn.Module, songs: Sequence[np.ndarray]) -> Measures:
         model.eval()
-        sums = ScoreSums([column.name for column in PERFORMANCE])
-        for song in self.held_out:
-            sums.add(*predict(model, song, self.accelerator.device))
-        return sums.result()
+        return measure(predict(model, song, self.accelerator.device) for song in songs)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """`loss` is nats a step over all columns, `loss_poi` the same at points of interest."""
-        return _headlines(self.measure(model)["total"])
-
-    def final_evaluation(self, model: nn.Module) -> dict[str, Any]:
-        """The same, and all measures `by_column`, those of the points of interest only if every column has some."""
-        measures = self.measure(model)
-        kept = [key for key, value in measures["total"].items() if not math.isnan(value)]
-        table = {name: {key: row[key] for key in kept} for name, row in measures.items()}
-        return _headlines(measures["total"]) | {"by_column": table}
-
-
-def _headlines(total: Mapping[str, float]) -> dict[str, float]:
-    headlines = {"loss": total["nll"], "loss_poi": total["nll_poi"], "accuracy_poi": total["accuracy_poi"]}
-    return {key: value for key, value in headlines.items() if not math.isnan(value)}
+        total = self.measure(model, self.held_out)["total"]
+        return {"loss": total["nll"], "loss_poi": total["nll_poi"], "accuracy_poi": total["accuracy_poi"]}

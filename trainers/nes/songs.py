@@ -1,5 +1,6 @@
 """The songs of a data set in memory, by split: all of NES-MDB is some 50 MB."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +31,14 @@ def load_songs(source: str | Path, *splits: str) -> dict[str, list[np.ndarray]]:
                 f"{source} has no songs of the split {split}: put them into folders named train, valid and test"
             )
     return result
+
+
+def first_songs(songs: Sequence[np.ndarray], max_steps: int) -> list[np.ndarray]:
+    """Songs, the last one cut, that have `max_steps` steps together; all of them if they have fewer."""
+    first = []
+    for song in songs:
+        if max_steps <= 0:
+            break
+        first.append(song[:max_steps])
+        max_steps -= len(song)
+    return first

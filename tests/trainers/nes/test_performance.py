@@ -67,7 +67,7 @@ def test_the_loss_of_a_batch_is_a_sum_over_its_steps_and_the_evaluation_a_mean_o
     rows = [{key: value[row : row + 1] for key, value in batch.items()} for row in range(4)]
     parts = sum(objective.loss(model, row).item() for row in rows)
     assert objective.loss(model, batch).item() == pytest.approx(parts, rel=1e-5)
-    measures = objective.measure(model)
+    measures = objective.measure(model, SONGS)
     by_song = [predict(model, one, torch.device("cpu"))[0].sum() for one in SONGS]
     assert measures["total"]["nll"] == pytest.approx(sum(by_song) / 60, rel=1e-5)
     assert measures["P1 velocity"]["steps"] == 60
