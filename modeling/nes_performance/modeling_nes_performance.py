@@ -167,8 +167,7 @@ class NESPerformanceModel(NESPerformancePreTrainedModel):
             between = config.dropout if config.num_hidden_layers > 1 else 0.0
             self.lstm = nn.LSTM(width, width, config.num_hidden_layers, batch_first=True, dropout=between)
         else:
-            causal = config.num_causal_layers if config.autoregressive else 0
-            both_ways = config.num_hidden_layers - causal
+            both_ways, causal = config.num_hidden_layers, config.num_causal_layers if config.autoregressive else 0
             self.note_layers = nn.ModuleList(NESPerformanceLayer(config, causal=False) for _ in range(both_ways))
             self.past_layers = nn.ModuleList(NESPerformanceLayer(config, causal=True) for _ in range(causal))
             self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
