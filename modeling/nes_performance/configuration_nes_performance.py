@@ -77,8 +77,8 @@ class NESPerformanceConfig(PreTrainedConfig):
             )
         if self.autoregressive and self.num_causal_layers < 1:
             raise ValueError(
-                f"num_causal_layers={self.num_causal_layers} must be 1 or more: an autoregressive transformer reads its "
-                "past in them"
+                f"num_causal_layers={self.num_causal_layers} must be 1 or more: an autoregressive transformer reads "
+                "its past in them"
             )
         if self.attention_window < 1:
             raise ValueError(f"attention_window={self.attention_window} must be 1 or more")
