@@ -25,6 +25,8 @@ class NESScoreConfig(PreTrainedConfig):
         num_hidden_layers (`int`, defaults to 2): Layers of each LSTM, or of the transformer.
         num_attention_heads (`int`, defaults to 4): Of the transformer; an even width each.
         context (`int`, defaults to 256): Of the transformer: how many steps a layer attends to.
+        longest_age (`int`, defaults to 96): A model is told for how many steps a note (or silence, or a chord) has
+            lasted: 0, 1, ..., `longest_age` and longer.
         dropout (`float`, defaults to 0.1): Of what goes into the layers, between and out of them, and of attention.
         lowest_notes (`list[int]`, defaults to `[33, 33, 21, 1]`), highest_notes (`list[int]`, defaults to `[108, 108,
             108, 16]`): Of P1, P2, TR and NO. Note 0 is silence.
@@ -43,6 +45,7 @@ class NESScoreConfig(PreTrainedConfig):
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
     context: int = 256
+    longest_age: int = 96
     dropout: float | int = 0.1
     lowest_notes: list[int] | tuple[int, ...] = (33, 33, 21, 1)
     highest_notes: list[int] | tuple[int, ...] = (108, 108, 108, 16)
@@ -58,7 +61,7 @@ class NESScoreConfig(PreTrainedConfig):
         """Refuses what does not go together; models call it again, for fields may have been set since."""
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={self.architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "context"):
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "context", "longest_age"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.architecture == "transformer" and self.hidden_size % (2 * self.num_attention_heads):

@@ -6,8 +6,8 @@ step t in the order P1, P2, TR, NO, and `x_0` silence,
     separated   p(x) = prod_t prod_v p(x_t^v | x_1 ... x_{t-1}, x_t^1 ... x_t^{v-1})
     blended     p(x) = prod_t prod_k p(k sounds at t | x_1 ... x_{t-1})        for the keys k of a piano roll
 
-where soloists drop from the first all voices but v. A trunk (LSTM or transformer) reads the steps before t; the head
-of a voice reads its output and, in the same step, the voices before it.
+where soloists drop from the first all voices but v. A trunk (LSTM or transformer) reads the steps before t and for
+how long their notes have lasted; the head of a voice reads its output and, in the same step, the voices before it.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,14 @@ class NESScoreState:
 
     Args:
         last (`torch.LongTensor` of shape `[batch, 1, voice]`): Notes of the last step.
+        age (`torch.LongTensor` of shape `[batch, 1, voice]`): For how many steps before it they have lasted; of
+            `"blended"` `[batch, 1, 1]`, all of them together.
         memory (`list`): What each trunk keeps: an LSTM its two states, the transformer a cache, which calls change.
         length (`int`): Steps read.
     """
 
     last: Tensor
+    age: Tensor
     memory: list[Any]
     length: int
 
@@ -145,6 +148,9 @@ class NESScoreModel(NESScorePreTrainedModel):
         else:
             heads = config.num_classes
             self.embed_notes = nn.ModuleList(nn.Embedding(classes, config.hidden_size) for classes in heads)
+        self.embed_ages = nn.ModuleList(
+            nn.Embedding(config.longest_age + 1, config.hidden_size) for _ in range(1 if self.blended else 4)
+        )
         if config.architecture in ("quartet", "transformer"):
             # The voices before a voice, in the same step.
             self.embed_chosen = nn.ModuleList(nn.Embedding(classes, config.hidden_size) for classes in heads[:-1])
@@ -182,9 +188,13 @@ class NESScoreModel(NESScorePreTrainedModel):
             before = past_key_values.last
         elif before is None:
             before = torch.zeros_like(notes[:, :1])
-        hidden, state = self._read(torch.cat([before, notes[:, :-1]], dim=1), past_key_values, use_cache)
-        if state is not None:
-            state.last = notes[:, -1:]
+        steps = _beside(before, notes)
+        age = self._ages(steps, past_key_values)
+        hidden, memory = self._read(steps[:, :-1], age[:, :-1], past_key_values, use_cache)
+        state = None
+        if use_cache:
+            length = notes.shape[1] + (past_key_values.length if past_key_values is not None else 0)
+            state = NESScoreState(notes[:, -1:], age[:, -1:], memory, length)
         logits = torch.cat([self._logits(hidden, notes, voice) for voice in range(len(self.heads))], dim=-1)
         loss = None
         if labels is not None:
@@ -251,20 +261,21 @@ class NESScoreModel(NESScorePreTrainedModel):
             raise ValueError(
                 f"steps={steps} and top_k={top_k} must be at least 1, temperature={temperature} at least 0"
             )
-        state = None
-        last = torch.zeros(batch_size, 1, self.voices, dtype=torch.long, device=self.device)
         score = []
         if prefix is not None and prefix.shape[1]:
             score.append(prefix)
             state = self(prefix, use_cache=True).past_key_values
-            last = prefix[:, -1:]
+        else:
+            silence = torch.zeros(batch_size, 1, self.voices, dtype=torch.long, device=self.device)
+            state = NESScoreState(silence, self._ages(silence, None), [None] * len(self.trunks), 0)
+        draw = Draw(temperature, top_k, generator)
         for _ in range(steps):
-            hidden, state = self._read(last, state, use_cache=True)
-            last = self._draw(hidden, Draw(temperature, top_k, generator))
-            state.last = last
-            score.append(last)
-        places = max(step.shape[-1] for step in score)
-        return torch.cat([F.pad(step, (0, places - step.shape[-1])) for step in score], dim=1).to(torch.uint8)
+            hidden, memory = self._read(state.last, state.age, state, use_cache=True)
+            chosen = self._draw(hidden, draw)
+            age = self._ages(_beside(state.last, chosen), state)[:, -1:]
+            state = NESScoreState(chosen, age, memory, state.length + 1)
+            score.append(chosen)
+        return _beside(*score).to(torch.uint8)
 
     def _draw(self, hidden: Sequence[Tensor], draw: "Draw") -> Tensor:
         """The notes of one step, `[batch, 1, voice]`."""
@@ -281,28 +292,34 @@ class NESScoreModel(NESScorePreTrainedModel):
         return notes
 
     def _read(
-        self, before: Tensor, state: NESScoreState | None, use_cache: bool
-    ) -> tuple[list[Tensor], NESScoreState | None]:
-        """The trunks' output for each step, from the notes of the step before it; one for each voice, or one for all.
-
-        The state that is returned lacks the last step, which `before` does not hold.
-        """
+        self, before: Tensor, age: Tensor, state: NESScoreState | None, use_cache: bool
+    ) -> tuple[list[Tensor], list[Any]]:
+        """The trunks' output for each step, from the step before it, one for each voice or one for all; memories."""
+        age = age.clamp(max=self.config.longest_age)
         if self.blended:
-            inputs = [self.embed_keys(self.roll(before).to(self.embed_keys.weight.dtype))]
+            notes = [self.embed_keys(self.roll(before).to(self.embed_keys.weight.dtype))]
         else:
             classes = self.classes(before)
-            inputs = [embed(classes[:, :, voice]) for voice, embed in enumerate(self.embed_notes)]
-            if not self.soloists:
-                inputs = [torch.stack(inputs).sum(0)]
+            notes = [embed(classes[:, :, voice]) for voice, embed in enumerate(self.embed_notes)]
+        inputs = [some + embed(age[:, :, place]) for place, (some, embed) in enumerate(zip(notes, self.embed_ages))]
+        if not self.soloists:
+            inputs = [torch.stack(inputs).sum(0)]
         memory = state.memory if state is not None else [None] * len(self.trunks)
         outputs = [
             trunk(self.dropout(some), kept, use_cache) for trunk, some, kept in zip(self.trunks, inputs, memory)
         ]
-        hidden = [self.dropout(output) for output, _ in outputs]
-        if not use_cache:
-            return hidden, None
-        length = before.shape[1] + (state.length if state is not None else 0)
-        return hidden, NESScoreState(before[:, -1:], [kept for _, kept in outputs], length)
+        return [self.dropout(output) for output, _ in outputs], [kept for _, kept in outputs]
+
+    def _ages(self, notes: Tensor, state: NESScoreState | None) -> Tensor:
+        """For how many steps before it each note of `[batch, time, voice]` has lasted; of the first, `state` knows."""
+        symbols = self.roll(notes) if self.blended else notes
+        changed = symbols[:, 1:] != symbols[:, :-1]
+        if self.blended:
+            changed = changed.any(-1, keepdim=True)
+        first = torch.zeros_like(notes[:, :1, : len(self.embed_ages)]) if state is None else state.age
+        step = torch.arange(notes.shape[1], device=notes.device)[None, :, None]
+        begun = torch.where(changed, step[:, 1:], -first)
+        return step - torch.cat([-first, begun], dim=1).cummax(dim=1).values
 
     def _logits(self, hidden: Sequence[Tensor], notes: Tensor | None, voice: int) -> Tensor:
         """Of one voice at each step, `[batch, time, classes]`; of `notes`, the voices before it are read."""
@@ -330,6 +347,12 @@ class NESScoreModel(NESScorePreTrainedModel):
                 f"the note {int(notes[row, step, place])} of row {row}, step {step}, place {place} is neither 0 nor "
                 f"from {int(lowest[place])} to {int(highest[place])}"
             )
+
+
+def _beside(*steps: Tensor) -> Tensor:
+    """Steps `[batch, time, places]` one after the other; chords may differ in their number of places."""
+    places = max(some.shape[-1] for some in steps)
+    return torch.cat([F.pad(some, (0, places - some.shape[-1])) for some in steps], dim=1)
 
 
 @dataclass

@@ -71,8 +71,8 @@ def _count(blended: bool) -> Callable[[Songs, Songs], dict[str, Measures]]:
 TASKS = {
     "composition": Task(
         title="Composition, voice by voice",
-        note="The note of each voice at the next step. The quartet and the transformer see the past of all and, in the "
-        "same step, the voices before it; soloists and baselines only its own past.",
+        note="The note of each voice at the next step. The quartet and the transformer see the past of all and the "
+        "voices before it in the same step; soloists and baselines its own past alone.",
         baselines=_count(blended=False),
         recipes={
             "LSTM soloists": "nes_score/soloists",
@@ -153,12 +153,11 @@ def run_benchmark(
             metrics = _trained(recipe_name, source, out / "runs", overrides)
             rows[row] = {split: metrics["evaluation"][split] for split in HELD_OUT}
             rows[row] |= {"parameters": metrics["parameters"], "training": metrics["training"]}
-        result["tasks"][name] = {"title": task.title, "note": task.note, "rows": rows}
-    result["date"] = datetime.now(UTC).isoformat(timespec="seconds")
-    result = _without_nan(result)
-    write_text(out / "benchmark.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-    write_text(out / "benchmark.md", to_markdown(result))
-    draw_totals(result, out / "benchmark.png")
+        result["tasks"][name] = _without_nan({"title": task.title, "note": task.note, "rows": rows})
+        result["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+        write_text(out / "benchmark.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_text(out / "benchmark.md", to_markdown(result))
+        draw_totals(result, out / "benchmark.png")
     return result
 
 

@@ -33,5 +33,5 @@ def draw_totals(result: dict[str, Any], path: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.14)
         axes.set(title=task["title"], xlabel="NLL, nats a step (test)")
-        axes.legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110)
