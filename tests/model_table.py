@@ -99,7 +99,7 @@ def performance_row(architecture: str, autoregressive: bool = False) -> Performa
         "autoregressive": autoregressive,
         "longest_timing": 6,
         "hidden_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1 if autoregressive else 2,
         "num_causal_layers": 1,
         "attention_window": 8,
     }

@@ -27,9 +27,9 @@ class NESPerformanceConfig(PreTrainedConfig):
             others, for which the second would be a look ahead that they do not have.
         longest_timing (`int`, defaults to 32): Steps from which on `note_timing` says "long".
         hidden_size (`int`, defaults to 128): Width.
-        num_hidden_layers (`int`, defaults to 4): LSTM layers, or attention layers of which, with `autoregressive`, the
-            last `num_causal_layers` are causal.
-        num_causal_layers (`int`, defaults to 2): See above.
+        num_hidden_layers (`int`, defaults to 2): LSTM layers, or attention layers that read the notes both ways.
+        num_causal_layers (`int`, defaults to 2): Attention layers above these that read what was played before; of the
+            autoregressive transformer only.
         num_attention_heads (`int`, defaults to 4): Heads of an attention layer.
         intermediate_size (`int`, *optional*): Width of the MLPs of the transformer; `None` is `4 * hidden_size`.
         attention_window (`int`, defaults to 255): Steps that a step attends to on either side. Songs may be longer
@@ -50,7 +50,7 @@ class NESPerformanceConfig(PreTrainedConfig):
     note_timing: bool | None = None
     longest_timing: int = 32
     hidden_size: int = 128
-    num_hidden_layers: int = 4
+    num_hidden_layers: int = 2
     num_causal_layers: int = 2
     num_attention_heads: int = 4
     intermediate_size: int | None = None
@@ -75,10 +75,10 @@ class NESPerformanceConfig(PreTrainedConfig):
                 f"hidden_size={self.hidden_size} must be a multiple of 2 * num_attention_heads = "
                 f"{2 * self.num_attention_heads}: rotary positions turn pairs of a head's channels"
             )
-        if self.autoregressive and not 0 < self.num_causal_layers <= self.num_hidden_layers:
+        if self.autoregressive and self.num_causal_layers < 1:
             raise ValueError(
-                f"num_causal_layers={self.num_causal_layers} must lie between 1 and num_hidden_layers="
-                f"{self.num_hidden_layers}: an autoregressive model reads its past in them"
+                f"num_causal_layers={self.num_causal_layers} must be 1 or more: an autoregressive transformer reads "
+                "its past in them"
             )
         if self.attention_window < 1:
             raise ValueError(f"attention_window={self.attention_window} must be 1 or more")

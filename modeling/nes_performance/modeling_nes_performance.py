@@ -31,7 +31,8 @@ COLUMN_SIZES = (16, 16, 16, 4, 4, 2)
 COLUMN_VOICES = (0, 1, 3, 0, 1, 3)
 COLUMN_FEATURES = (1, 1, 1, 2, 2, 2)
 
-State = list[tuple[torch.Tensor, torch.Tensor]]
+# Of the steps read so far: an LSTM's two states, or keys and values of each causal layer.
+State = tuple[torch.Tensor, torch.Tensor] | list[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass
@@ -42,12 +43,10 @@ class NESPerformanceOutput(ModelOutput):
             log-likelihood of a step in nats, the sum of that of its six columns.
         logits (`torch.Tensor` of shape `[batch, time, 58]`): Of the classes of the columns, one column after the
             other; [`split_columns`] takes them apart.
-        state (*optional*): What an autoregressive model needs to go on from the last step.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    state: State | None = None
 
 
 def split_columns(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -167,8 +166,7 @@ class NESPerformanceModel(NESPerformancePreTrainedModel):
             between = config.dropout if config.num_hidden_layers > 1 else 0.0
             self.lstm = nn.LSTM(width, width, config.num_hidden_layers, batch_first=True, dropout=between)
         else:
-            causal = config.num_causal_layers if config.autoregressive else 0
-            both_ways = config.num_hidden_layers - causal
+            both_ways, causal = config.num_hidden_layers, config.num_causal_layers if config.autoregressive else 0
             self.note_layers = nn.ModuleList(NESPerformanceLayer(config, causal=False) for _ in range(both_ways))
             self.past_layers = nn.ModuleList(NESPerformanceLayer(config, causal=True) for _ in range(causal))
             self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -248,7 +246,7 @@ class NESPerformanceModel(NESPerformancePreTrainedModel):
                     "take them from; `perform` plays notes without"
                 )
             previous = F.pad(labels[:, :-1].clamp(min=0), (0, 0, 1, 0))
-        logits, state = self.decode(self.encode(notes, padding), previous, padding=padding)
+        logits, _ = self.decode(self.encode(notes, padding), previous, padding=padding)
         loss = None
         if labels is not None:
             per_column = [
@@ -256,7 +254,7 @@ class NESPerformanceModel(NESPerformancePreTrainedModel):
                 for column, target in zip(split_columns(logits), labels.unbind(-1), strict=True)
             ]
             loss = sum(per_column) / (labels[..., 0] != -100).sum()
-        return NESPerformanceOutput(loss=loss, logits=logits, state=state)
+        return NESPerformanceOutput(loss=loss, logits=logits)
 
     @torch.no_grad()
     def perform(

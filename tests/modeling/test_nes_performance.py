@@ -214,7 +214,7 @@ def test_what_are_no_notes_is_named(notes, message):
     [
         ({"architecture": "gru"}, "architecture='gru' must be one of regression, lstm, transformer"),
         ({"hidden_size": 36, "num_attention_heads": 8}, "must be a multiple of 2 \\* num_attention_heads = 16"),
-        ({"autoregressive": True, "num_causal_layers": 5}, "num_causal_layers=5 must lie between 1 and"),
+        ({"autoregressive": True, "num_causal_layers": 0}, "num_causal_layers=0 must be 1 or more"),
         ({"attention_window": 0}, "attention_window=0"),
     ],
 )
