@@ -45,7 +45,7 @@ def test_exports_stand_alone(tmp_path, second_environment):
         row.build().save_pretrained(tmp_path / "run")
         files = export(tmp_path / "run", tmp_path / row.name / "exported")
         assert {file.suffix for file in files} == {".json", ".md", ".py", ".safetensors"}
-        save_file({"inputs": row.inputs()}, tmp_path / row.name / "inputs")
+        save_file({"inputs": row.inputs().contiguous()}, tmp_path / row.name / "inputs")
         shutil.rmtree(tmp_path / "run")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "huggingface"), "HF_HUB_OFFLINE": "1"}
