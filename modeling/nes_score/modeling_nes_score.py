@@ -64,10 +64,7 @@ class NESScoreOutput(ModelOutput):
 
 
 class LSTMTrunk(nn.Module):
-    """`[batch, time, width]` to the same shape, and the states behind it.
-
-    The step before goes past the LSTM to the heads as well: most steps repeat it.
-    """
+    """`[batch, time, width]` to the same shape, and the states behind it."""
 
     def __init__(self, config: NESScoreConfig):
         super().__init__()
@@ -77,8 +74,7 @@ class LSTMTrunk(nn.Module):
         )
 
     def forward(self, inputs: Tensor, memory: tuple[Tensor, Tensor] | None, use_cache: bool):
-        outputs, memory = self.lstm(inputs, memory)
-        return inputs + outputs, memory
+        return self.lstm(inputs, memory)
 
 
 class TransformerTrunk(nn.Module):
@@ -102,6 +98,9 @@ class TransformerTrunk(nn.Module):
             )
         )
         self.transformer.set_input_embeddings(None)  # steps are embedded outside
+        # As an LSTM's, its output begins small beside the step before, which goes to the heads too: they learn to
+        # repeat that within tens of updates rather than hundreds.
+        nn.init.constant_(self.transformer.norm.weight, 0.1)
 
     def forward(self, inputs: Tensor, memory: DynamicCache | None, use_cache: bool):
         output = self.transformer(inputs_embeds=inputs, past_key_values=memory, use_cache=use_cache)
@@ -296,21 +295,22 @@ class NESScoreModel(NESScorePreTrainedModel):
     def _read(
         self, before: Tensor, age: Tensor, state: NESScoreState | None, use_cache: bool
     ) -> tuple[list[Tensor], list[Any]]:
-        """The trunks' output for each step, from the step before it, one for each voice or one for all; memories."""
+        """What the head of each voice reads at each step, from the step before it; and the trunks' memories."""
         age = age.clamp(max=self.config.longest_age)
         if self.blended:
             notes = [self.embed_keys(self.roll(before).to(self.embed_keys.weight.dtype))]
         else:
             classes = self.classes(before)
             notes = [embed(classes[:, :, voice]) for voice, embed in enumerate(self.embed_notes)]
-        inputs = [some + embed(age[:, :, place]) for place, (some, embed) in enumerate(zip(notes, self.embed_ages))]
-        if not self.soloists:
-            inputs = [torch.stack(inputs).sum(0)]
+        own = [some + embed(age[:, :, place]) for place, (some, embed) in enumerate(zip(notes, self.embed_ages))]
+        inputs = own if self.soloists else [torch.stack(own).sum(0)]
         memory = state.memory if state is not None else [None] * len(self.trunks)
         outputs = [
             trunk(self.dropout(some), kept, use_cache) for trunk, some, kept in zip(self.trunks, inputs, memory)
         ]
-        return [self.dropout(output) for output, _ in outputs], [kept for _, kept in outputs]
+        hidden = [self.dropout(output) for output, _ in outputs] * (1 if self.soloists else len(own))
+        # Most steps repeat the one before: it goes past the trunk to the voice's head as well.
+        return [past + before for past, before in zip(hidden, own)], [kept for _, kept in outputs]
 
     def _ages(self, notes: Tensor, state: NESScoreState | None) -> Tensor:
         """For how many steps before it each note of `[batch, time, voice]` has lasted; of the first, `state` knows."""
@@ -329,7 +329,7 @@ class NESScoreModel(NESScorePreTrainedModel):
             return self.heads[voice](hidden[voice])
         classes = self.classes(notes)
         seen = [self.embed_chosen[other](classes[:, :, other]) for other in range(voice)]
-        return self.heads[voice](sum(seen, hidden[0]))
+        return self.heads[voice](sum(seen, hidden[voice]))
 
     def _check_notes(self, notes: Tensor) -> None:
         if notes.ndim != 3 or not notes.shape[1] or (not self.blended and notes.shape[2] != 4):
