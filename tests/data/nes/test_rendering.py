@@ -50,6 +50,7 @@ def test_logs_sound_as_the_writes_in_them(score):
         np.testing.assert_array_equal(Rendering().mix(convert(vgm, name)), expected)
 
 
+@pytest.mark.compiled
 def test_midi_is_not_cut_into_24_steps_a_second(short_song):
     def spectrum(song, rate):
         audio = Rendering(mode="reference", rate=rate).stems(song)["tr"]
