@@ -9,6 +9,7 @@ import hashlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from seqzoo.data.nes.errors import DEFAULT_LIMITS, Limits, NESFormatError
@@ -57,15 +58,23 @@ def songs_in(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[Pure
         `NESFormatError`: the archive is broken or cut off, has more than 16 GiB or 200,000 members, or a member that
             is a link or device or whose name leads out of the archive; on reading, a song exceeds the limits.
     """
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == b"\x1f\x8b"
+    with _damage_named(path), gzip.open(path) if is_compressed else path.open("rb") as content:
+        stream = _Guarded(content, str(path), limits)
+        with tarfile.open(fileobj=stream, mode="r:") as archive:
+            yield from _songs(archive, path, limits)
+        if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes damage between members for the end
+            raise NESFormatError("the archive is broken: no member and no end", str(path), archive.offset)
+        while rest := stream.read(2**16):  # where a file that is cut off shows it
+            if rest.strip(b"\0"):
+                raise NESFormatError("something follows the end of the archive", str(path))
+
+
+@contextmanager
+def _damage_named(path: Path):
     try:
-        with path.open("rb") as file:
-            is_compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if is_compressed else path.open("rb") as content:
-            stream = _Guarded(content, str(path), limits)
-            with tarfile.open(fileobj=stream, mode="r:") as archive:
-                yield from _songs(archive, path, limits)
-            if stream.last.strip(b"\0"):  # tarfile takes damage between members for the end
-                raise NESFormatError("the archive is broken: no member and no end", str(path), archive.offset)
+        yield
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise NESFormatError(f"the archive is broken or cut off ({error})", str(path)) from error
 
@@ -91,7 +100,8 @@ def _songs(archive: tarfile.TarFile, path: Path, limits: Limits):
                     f"the file has {member.size} bytes, the limit is {limits.max_bytes} (max_bytes)",
                     f"{path}:{member.name}",
                 )
-            return archive.extractfile(member).read()
+            with _damage_named(path):
+                return archive.extractfile(member).read()
 
         yield name, read
 
