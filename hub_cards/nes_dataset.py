@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def dataset_card(songs: DatasetDict, name: str, format: str, *, source: str | Pa
         origin=_origin(Path(source)),
         total=total,
         splits=facts,
-        overlap=" ".join(_overlap(facts, kind) for kind in ("game", "composer")),
+        overlap=" ".join(["Counted from the rows of this data set.", *_overlaps(facts)]),
         columns={key: (_type(features[key]), meaning) for key, meaning in (FACTS | {column: SONGS[format]}).items()},
     )
 
@@ -146,14 +147,15 @@ def _facts(songs: Dataset) -> dict[str, Any]:
     }
 
 
-def _overlap(facts: dict[str, dict[str, Any]], kind: str) -> str:
-    """Whether a game or composer is in two splits."""
-    found = [row[f"{kind}s"] for row in facts.values()]
-    count = Counter(name for names in found for name in names)
-    if not count or len(found) == 1:
-        return ""
-    shared = sum(times > 1 for times in count.values())
-    return f"{shared} of the {kind}s are in several splits." if shared else f"No {kind} is in two splits."
+def _overlaps(facts: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Whether games and composers are in several splits."""
+    for kind in ("game", "composer"):
+        count = Counter(name for row in facts.values() for name in row[f"{kind}s"])
+        shared = sum(times > 1 for times in count.values())
+        if shared:
+            yield f"{shared} of the {kind}s are in several splits."
+        elif count and len(facts) > 1:
+            yield f"No {kind} is in two splits."
 
 
 def _type(feature: Any) -> str:

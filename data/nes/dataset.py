@@ -6,7 +6,6 @@
 Nothing is downloaded but a data set on the Hub that is named by its id. The columns are those of [`features`].
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -271,13 +270,14 @@ def _load_copy(
                 {split: part.with_format(None).to_iterable_dataset() for split, part in songs.items()}
             )
     else:
-        if not path.exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            raise FileNotFoundError(f"there is no file or folder {source}, and it is no id of a data set on the Hub")
-        cache_dir = cache_dir and str(cache_dir)
-        if streaming:
-            songs = load_dataset(str(source), streaming=True, cache_dir=cache_dir)
-        else:
-            songs = load_dataset(str(source), num_proc=num_proc, cache_dir=cache_dir)
+        options = {"streaming": True} if streaming else {"num_proc": num_proc}
+        try:
+            songs = load_dataset(str(source), cache_dir=cache_dir and str(cache_dir), **options)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"{str(source)!r} is neither a folder here (working directory {Path.cwd()}) nor a data set that the "
+                f"Hub gives: {error}"
+            ) from error
     songs = type(songs)({SPLITS.get(split, split): part for split, part in songs.items()})
     for part in songs.values():
         if part.features is None or part.features.get(column(format)) != wanted[column(format)]:

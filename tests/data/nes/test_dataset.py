@@ -351,7 +351,7 @@ def test_files_above_the_limit_are_refused(folder, load):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "none", r"no file or folder"),
+        (lambda folder: folder / "none", "neither a folder here"),
         (lambda folder: folder / "train" / f"{SONGS['train'][0]}.mid", "is no archive"),
         (lambda folder: (folder / "empty").mkdir() or folder / "empty", "there are no songs"),
     ],
