@@ -13,7 +13,7 @@ BENCHMARKS = {
     "decaying_fast_weights": "The op against its definition and against attention",
     "generation": "Time a token and cache size against context",
     "linear_attention_peers": "Ops of all rules against other torch code for them",
-    "nes": "The synthesizer of NES music against real time",
+    "nes": "NES music: rendering and converting",
     "startup": "Starting",
     "update_rules": "Update rules at one size and token budget",
 }
