@@ -7,6 +7,7 @@ Nothing is downloaded but a data set on the Hub that is named by its id. The col
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ from seqzoo.data.nes.errors import DEFAULT_LIMITS, Limits, NESFormatError
 from seqzoo.data.nes.files import Song, format_of, song_to_bytes
 from seqzoo.data.nes.runs import SAMPLE_RATE
 from seqzoo.data.nes.scores import ADAPTIVE, ExpressiveScore, Rate
-from seqzoo.data.nes.song_facts import composers_of, facts_of_name, read_composers
+from seqzoo.data.nes.song_facts import composers_of, facts_of_name, facts_of_tag, read_composers
 from seqzoo.data.nes.song_sources import SPLITS, Part, songs_of_archive, songs_of_folder
+from seqzoo.data.nes.vgm import VGM
 
 
 SCORES = {
@@ -55,7 +57,8 @@ def features(format: str) -> Features:
     `composers`, `title`, `track` (number), `seconds`, `rate` (steps a second: of a score; 44100 of anything else), and
     the song: `score` is uint8 `[step, voice, (note, velocity, timbre)]` (`exprsco`), `[step, voice]` (`seprsco`) or
     `[step, place]` (`blndsco`: notes from the lowest, then zeros); `midi` and `vgm` are the bytes of the file; `nlm`,
-    `ndr` and `ndf` are text. What is not known is None, composers an empty list.
+    `ndr` and `ndf` are text. What is not known is None, composers an empty list. Names and the tags of VGM files tell
+    game and title; of a song with a name of NES-MDB, the tag tells only the composers.
     """
     if format not in (*SCORES, *BYTES, *TEXTS):
         known = ", ".join((*SCORES, *BYTES, *TEXTS))
@@ -100,7 +103,8 @@ def load_nesmdb(
             their rate. A copy is checked to have it.
         composers (`str`, `Path` or `Mapping`, *optional*):
             Who composed what: names of games (`246_Mother` or `Mother`) or songs to lists of composers, or a file with
-            that: a JSON object, or CSV with the columns `name` and `composers` (separated by `;`).
+            that: a JSON object, or CSV with the columns `name` and `composers` (separated by `;`). Without it VGM
+            files are known by their tags.
         verify (`bool`):
             Refuse archives that are not the published ones by their SHA-256.
         on_bad_file (`Callable`, *optional*):
@@ -144,7 +148,7 @@ def load_nesmdb(
     else:
         raise ValueError(f"{source} is no archive ({', '.join(archive.SUFFIXES)}); name the folder that songs are in")
     if not parts:
-        raise ValueError(f"there are no songs in {source}")
+        raise ValueError(f"there are no songs in {source} (an archive has to be named itself)")
     names = (name for part in parts.values() for entry in part for name in entry.names)
     known = {} if composers is None else read_composers(composers, names)
     plan = _Plan(format, rate, conversion, limits, known, on_bad_file)
@@ -192,21 +196,32 @@ def _rows(parts: list[Part], plan: _Plan) -> Iterator[dict[str, Any]]:
 
 def _row(name: str, label: str, song: Song, plan: _Plan) -> dict[str, Any]:
     """Raises a `NESFormatError` that names the file."""
+    facts = _facts(name, song, plan)
     try:
         if plan.rate is not None or plan.conversion or format_of(song) != plan.format:
             song = convert(song, plan.format, rate=plan.rate, **plan.conversion)
         content = _content(song, plan.format)
     except NESFormatError as error:
         raise NESFormatError(error.cause, label, error.offset) from error
-    facts = facts_of_name(name)
     return {
         "name": name,
         **facts,
-        "composers": composers_of(name, facts, plan.composers),
         "seconds": song.num_samples / SAMPLE_RATE,
         "rate": song.rate if plan.format in SCORES else float(SAMPLE_RATE),
         column(plan.format): content,
     }
+
+
+def _facts(name: str, song: Song, plan: _Plan) -> dict[str, Any]:
+    """From the composers given, from a VGM's tag, and from the name, which is NES-MDB's own word for its songs."""
+    facts = facts_of_name(name)
+    given = composers_of(name, facts, plan.composers)
+    tag = {}
+    if isinstance(song, VGM):
+        with suppress(NESFormatError):  # the music can be read all the same
+            tag = facts_of_tag(song.tags)
+    facts = tag | facts if facts["game_id"] else facts | tag
+    return facts | {"composers": given or tag.get("composers", [])}
 
 
 def _content(song: Song, format: str) -> np.ndarray | bytes | str:

@@ -13,6 +13,7 @@ import pytest
 from datasets import Array3D, DatasetDict, IterableDatasetDict, load_dataset
 
 from seqzoo.data.nes import (
+    GD3,
     BlendedScore,
     ExpressiveScore,
     Limits,
@@ -399,6 +400,23 @@ def test_names_of_other_collections():
         "game": "Mother (NES)", "game_id": None, "track": 3, "title": "Pollyanna"
     }  # fmt: skip
     assert facts_of_name("mine") == {"game": None, "game_id": None, "track": None, "title": "mine"}
+
+
+def test_tags_of_vgm_files_tell_composers_and_of_other_collections_game_and_title(tmp_path, load):
+    tag = GD3(track="Pollyanna", game="Mother", author="Keiichi Suzuki, Hirokazu Tanaka")
+    vgm = convert(score(1), "vgm").with_tags(tag)
+    (tmp_path / "tagged" / "folder").mkdir(parents=True)
+    names = ["01 a", "02 b", "246_Mother_02_03Pollyanna", "folder/c"]
+    write_song(vgm, tmp_path / "tagged" / "01 a.vgm")
+    write_song(vgm.with_tags(None), tmp_path / "tagged" / "02 b.vgm")
+    write_song(vgm, tmp_path / "tagged" / f"{names[2]}.vgm")
+    (tmp_path / "tagged" / "folder" / "c.vgm").write_bytes(vgm.data.replace(b"Gd3 ", b"Gd4 "))
+    tagged, plain, published, lost = load(tmp_path / "tagged", composers={"02 b": ["Somebody"]})["train"]
+    both = ["Keiichi Suzuki", "Hirokazu Tanaka"]
+    assert [tagged[key] for key in ("game", "title", "track", "composers")] == ["Mother", "Pollyanna", 1, both]
+    assert [plain[key] for key in ("game", "title", "composers")] == [None, "b", ["Somebody"]]
+    assert [published[key] for key in ("game_id", "title", "composers")] == ["246", "Pollyanna", both]
+    assert [lost[key] for key in ("game", "title", "composers")] == ["folder", "c", []]
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "mapping"])
