@@ -3,6 +3,7 @@
 seqzoo nes convert IN... --to FORMAT --out DIR   into another format
 seqzoo nes render IN... --out DIR                into WAV or FLAC, --stems: each voice too
 seqzoo nes plot IN... --out DIR                  into piano rolls, --html: with pages that play them
+seqzoo nes dataset IN --out DIR                  a published archive or a folder as a data set with its card
 
 IN are files, and folders with songs in and below them. All cores work; a broken file does not stop the rest.
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 FORMATS = ("vgm", "ndr", "ndf", "nlm", "rawsco", "exprsco", "seprsco", "blndsco", "midi")
+DATASETS = ("exprsco", "seprsco", "blndsco", "midi", "vgm", "nlm", "ndr", "ndf")
 _READS = (
     "Reads .vgm .vgz .ndr.txt .ndf.txt .nlm.txt .rawsco.npz .exprsco.npz .seprsco.npz .blndsco.json .mid and the "
     "published data set's .pkl files. Exit code 1 if a file could not be done."
@@ -76,6 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plot.add_argument("--html", action="store_true", help="also a page that plays the song; the roll follows")
     plot.set_defaults(do=_plot)
 
+    dataset = commands.add_parser(
+        "dataset",
+        help="a published archive or a folder of songs as a data set with its card",
+        description="Write a data set that plain `datasets` loads: Parquet files by split and README.md, the card. "
+        "Folders train, valid and test make splits; without them everything is train.",
+    )
+    _add_dataset(dataset)
+    dataset.set_defaults(do=_dataset)
+
 
 def _add_common(parser: argparse.ArgumentParser, rate_help: str) -> None:
     parser.add_argument("inputs", nargs="+", metavar="IN", help="a file, or a folder with all songs in it and below")
@@ -94,6 +105,30 @@ def _add_common(parser: argparse.ArgumentParser, rate_help: str) -> None:
     parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
     parser.add_argument("--max-bytes", type=int, default=8 * 2**20, help="refuse larger files (%(default)s)")
     parser.add_argument("--max-seconds", type=float, default=1200.0, help="refuse longer songs (%(default)s)")
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN", help="a published archive, a folder of songs, or an Arrow copy")
+    parser.add_argument("--format", default="exprsco", choices=DATASETS, help="of the songs (%(default)s)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--rate", type=rate, help="steps a second of scores, as in `seqzoo nes convert`")
+    parser.add_argument(
+        "--composers", metavar="FILE", help="CSV (name,composers) or JSON: games or songs to their composers"
+    )
+    parser.add_argument(
+        "--split-by-composer",
+        nargs=3,
+        type=float,
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="make splits of these fractions that share no composer and no game",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of --split-by-composer (%(default)s)")
+    parser.add_argument("--skip-broken", action="store_true", help="leave out what cannot be read, and list it")
+    parser.add_argument(
+        "--any-archive", action="store_true", help="read an archive that is not a published one by its SHA-256"
+    )
+    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
+    parser.add_argument("--cache-dir", metavar="DIR", help="of the Arrow files in between (default: of `datasets`)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -151,6 +186,34 @@ def _process(args: argparse.Namespace, job: "Job", done: str) -> int:
         print(f"failed: {failure.error}", file=sys.stderr)
     print(f"{total - len(failures)} of {total} files {done} in {args.out}")
     return 1 if failures else 0
+
+
+def _dataset(args: argparse.Namespace) -> int:
+    import os
+    from pathlib import Path
+
+    from seqzoo.data.nes.composer_split import composer_disjoint_split
+    from seqzoo.data.nes.dataset import load_nesmdb
+    from seqzoo.hub_cards.nes_dataset import export_dataset
+
+    if Path(args.out).exists():
+        raise FileExistsError(f"{args.out} exists already: name another folder, or remove it")
+    songs = load_nesmdb(
+        args.source,
+        args.format,
+        rate=args.rate,
+        composers=args.composers,
+        verify=not args.any_archive,
+        on_bad_file=(lambda reason: print(f"left out: {reason}", file=sys.stderr)) if args.skip_broken else None,
+        num_proc=args.jobs or os.cpu_count(),
+        cache_dir=args.cache_dir,
+    )
+    if args.split_by_composer:
+        songs = composer_disjoint_split(songs, args.split_by_composer, args.seed)
+    export_dataset(songs, args.out, args.format, source=args.source)
+    counts = ", ".join(f"{len(part)} {split}" for split, part in songs.items())
+    print(f"{counts} songs written to {args.out}")
+    return 0
 
 
 def rate(text: str) -> float | str:

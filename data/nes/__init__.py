@@ -20,7 +20,11 @@ are broken or hostile are `NESFormatError`s with file, offset and cause.
     drawing.py           piano rolls, and a page (page.html) that plays
     batch.py             many files on all cores    jobs.py           what is done with each
     jit.py               numba where it is there    errors.py         the one error, and limits
+    dataset.py           `load_nesmdb`, of what song_sources.py, archive.py and song_facts.py find
+    composer_split.py    splits of new collections
 """
+
+from importlib import import_module
 
 from seqzoo.data.nes.conversion import convert
 from seqzoo.data.nes.errors import Limits, NESFormatError
@@ -55,3 +59,11 @@ __all__ = [
     "song_to_bytes",
     "write_song",
 ]
+
+
+def __getattr__(name: str):
+    """What needs `datasets`, whose import takes longer than to convert a song."""
+    modules = {"load_nesmdb": "dataset", "composer_disjoint_split": "composer_split"}
+    if name in modules:
+        return getattr(import_module(f"{__name__}.{modules[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
