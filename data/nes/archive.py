@@ -80,8 +80,12 @@ def _damage_named(path: Path):
 
 
 def _songs(archive: tarfile.TarFile, path: Path, limits: Limits):
+    last = -1
     for number, member in enumerate(archive):
         archive.members.clear()  # what was passed is not needed, and would grow
+        if member.offset <= last or member.size < 0:  # a negative size leads back, for ever
+            raise NESFormatError(f"the size of the member {member.name!r} is negative", str(path), member.offset)
+        last = member.offset
         name = PurePosixPath(member.name)
         if number >= _MOST_MEMBERS:
             raise NESFormatError(f"the archive has more than {_MOST_MEMBERS} members", str(path))
@@ -116,7 +120,7 @@ class _Guarded:
         self.last = b""
 
     def read(self, size: int) -> bytes:
-        if size > self.most:
+        if not 0 <= size <= self.most:
             raise NESFormatError(
                 f"{size} bytes are to be read at once, the limit is {self.most} (max_bytes)", self.file
             )
@@ -132,5 +136,7 @@ class _Guarded:
         return self.content.tell()
 
     def check(self, position: int) -> None:
+        if position < 0:
+            raise NESFormatError("the archive is broken: a member begins before the file", self.file)
         if position > _MOST_BYTES:
             raise NESFormatError(f"the archive has more than {_MOST_BYTES} bytes", self.file)

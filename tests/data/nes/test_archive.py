@@ -1,11 +1,14 @@
 """Hostile and broken archives: refused by name and cause, without hanging and without filling memory."""
 
+import contextlib
 import gzip
 import io
 import tarfile
 import tracemalloc
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from seqzoo.data.nes import Limits, NESFormatError, archive
 from seqzoo.data.nes.archive import songs_in
@@ -121,6 +124,35 @@ def test_a_header_that_wants_much_memory_is_refused(type, read):
     most, message = peak(read, gzip.compress(header + bytes(50 * 2**20)))
     assert "bytes are to be read at once" in message
     assert most < 5 * 2**20
+
+
+@pytest.mark.parametrize("type", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("size", [-1, -512, -1024, -(2**60)])
+def test_negative_sizes_lead_neither_back_nor_to_the_end(type, size, read):
+    header = entry("train/a.mid", size, type=type).tobuf(tarfile.GNU_FORMAT)
+    content = tar(GOOD)[:1024] + header + bytes(10 * 2**20)
+    most, _ = peak(read, gzip.compress(content))
+    assert most < 5 * 2**20
+    most, _ = peak(read, content)
+    assert most < 5 * 2**20
+
+
+@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    changes=st.lists(st.tuples(st.integers(0, 4607), st.integers(0, 255)), min_size=1, max_size=6),
+    compressed=st.booleans(),
+)
+def test_any_damage_is_an_error_of_the_format_or_none(format, changes, compressed, read):
+    content = bytearray(tar(GOOD, (entry("train/" + "x" * 120 + "é.mid", 5), b"hello"), format=format))
+    for place, value in changes:
+        content[place] = value
+    for start in range(0, 4608, 512):  # of headers, whose checksums would hide what is behind them
+        if content[start + 257 : start + 262] == b"ustar":
+            content[start + 148 : start + 156] = b" " * 8
+            content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + 512])
+    with contextlib.suppress(NESFormatError):
+        read(gzip.compress(bytes(content)) if compressed else bytes(content))
 
 
 def test_an_archive_without_end_is_refused(read, monkeypatch):
