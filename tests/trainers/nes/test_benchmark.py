@@ -12,7 +12,7 @@ from seqzoo.data.nes import ExpressiveScore, write_song
 from seqzoo.hub_cards.export import export
 from seqzoo.trainers.nes import benchmark
 from seqzoo.trainers.nes.benchmark import TASKS, run_benchmark
-from seqzoo.trainers.nes_composition import _first_songs
+from seqzoo.trainers.nes.songs import first_songs
 from seqzoo.trainers.recipe import load_recipe
 from seqzoo.trainers.run import run, task_module
 
@@ -46,6 +46,23 @@ def test_recipes_try_out_without_data(recipe):
     assert summary["model_type"] == "nes_score"
     assert summary["batch"] == [16, 128, 3 if recipe == "blended" else 4]
     assert summary["logits"] == [16, 128, 88 if recipe == "blended" else 77 + 77 + 89 + 17]
+
+
+@pytest.mark.parametrize("recipe", ["regression_past", "lstm_past", "transformer_notes", "transformer_past"])
+def test_recipes_of_performance_try_out_without_data(recipe):
+    checked = load_recipe(f"nes_performance/{recipe}")
+    summary = task_module(checked).dry_run(checked)
+    assert summary["model_type"] == "nes_performance"
+    assert summary["logits"] == [checked.training.batch_size, 256, 58]
+    assert task_module(checked).weightless_model(checked).config.autoregressive == recipe.endswith("_past")
+
+
+def test_a_task_is_for_its_model(tmp_path):
+    recipe = load_recipe("nes_performance/lstm_notes", ["model.model_type=nes_score", "model.config={}"])
+    for action in (task_module(recipe).dry_run, run):
+        recipe.training.output_dir = str(tmp_path / "run")
+        with pytest.raises(ValueError, match="the task nes_performance is for a nes_performance, but"):
+            action(recipe)
 
 
 def test_a_run_learns_measures_both_splits_and_resumes(songs, tmp_path):
@@ -85,11 +102,15 @@ def test_the_benchmark_fills_its_tables_once(songs, tmp_path, monkeypatch):
     assert list(rows) == ["uniform", "unigram", "bigram", "LSTM soloists", "LSTM quartet", "transformer"]
     assert rows["bigram"]["test"]["P2"]["nll_poi"] is None  # P2 never plays
     assert json.loads((out / "benchmark.json").read_text()) == result
+    performance = result["tasks"]["performance"]["rows"]
+    assert list(performance)[:4] == ["uniform", "unigram", "bigram", "regression, notes"]
+    assert performance["uniform"]["test"]["total"]["nll"] == pytest.approx(np.log([16, 16, 16, 4, 4, 2]).sum())
+    assert len(performance) == 3 + len(TASKS["performance"].recipes)
     table = (out / "benchmark.md").read_text()
     nll = rows["LSTM quartet"]["test"]["TR"]["nll"]
     assert "| LSTM quartet |" in table
     assert f" {nll:.3f} |" in table
-    assert "| 4 steps |" in table
+    assert f"| 4 steps | {rows['LSTM quartet']['parameters']:,} | " in table
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
     monkeypatch.setattr(benchmark, "run", None)  # nothing is left to be trained
@@ -127,6 +148,6 @@ def test_songs_without_a_split_are_refused(songs, tmp_path, capsys):
 
 def test_the_first_songs_end_at_the_limit():
     songs = [np.zeros((5, 4)), np.zeros((3, 4)), np.zeros((9, 4))]
-    assert [len(song) for song in _first_songs(songs, 7)] == [5, 2]
-    assert [len(song) for song in _first_songs(songs, 5)] == [5]
-    assert [len(song) for song in _first_songs(songs, 99)] == [5, 3, 9]
+    assert [len(song) for song in first_songs(songs, 7)] == [5, 2]
+    assert [len(song) for song in first_songs(songs, 5)] == [5]
+    assert [len(song) for song in first_songs(songs, 99)] == [5, 3, 9]
