@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.mistral.configuration_mistral import MistralConfig
 from transformers.models.mistral.modeling_mistral import MistralModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from seqzoo.modeling.nes_score.configuration_nes_score import NESScoreConfig
 
@@ -160,6 +160,7 @@ class NESScoreModel(NESScorePreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         notes: torch.LongTensor,
@@ -170,8 +171,8 @@ class NESScoreModel(NESScorePreTrainedModel):
     ) -> NESScoreOutput:
         r"""
         Args:
-            notes (`torch.LongTensor` of shape `[batch, time, 4]`): Notes of P1, P2, TR and NO, 0 for silence. Of
-                `"blended"` `[batch, time, places]`, the notes of P1, P2 and TR in any order.
+            notes (`torch.LongTensor` or uint8 of shape `[batch, time, 4]`): Notes of P1, P2, TR and NO, 0 for silence.
+                Of `"blended"` `[batch, time, places]`, the notes of P1, P2 and TR in any order.
             labels (`torch.LongTensor` of the shape of `notes`, *optional*): The notes again; a step whose first label
                 is -100 does not count. Logits and labels of a step stand at the same place: nothing is shifted.
             before (`torch.LongTensor` of shape `[batch, 1, voice]`, *optional*): Notes of the step before the first
@@ -183,6 +184,7 @@ class NESScoreModel(NESScorePreTrainedModel):
             ValueError: the shape is another one, or a note is none of its voice.
         """
         self._check_notes(notes)
+        notes = notes.long()
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if past_key_values is not None:
             before = past_key_values.last
@@ -243,7 +245,7 @@ class NESScoreModel(NESScorePreTrainedModel):
 
         Args:
             steps (`int`): How many to add.
-            prefix (`torch.LongTensor` of shape `[batch, time, voice]`, *optional*): What to go on from.
+            prefix (`torch.LongTensor` or uint8 of shape `[batch, time, voice]`, *optional*): What to go on from.
             batch_size (`int`): Songs to begin, without a prefix.
             temperature (`float`): Logits are divided by it; 0 takes the most probable note (or every key that is more
                 probable on than off).

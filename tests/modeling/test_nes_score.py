@@ -107,6 +107,24 @@ def test_a_song_may_be_entered_in_its_middle(architecture):
     assert torch.equal(started, silent)
 
 
+def test_ages_are_counted_by_voice_and_over_calls():
+    model = build("quartet")
+    p1, tr = [60, 60, 62, 62, 62, 60], [40, 40, 40, 40, 0, 0]
+    notes = torch.tensor([[[a, 0, b, 0] for a, b in zip(p1, tr)]])
+    ages = model._ages(notes, None)
+    assert ages[0, :, 0].tolist() == [0, 1, 0, 1, 2, 0]
+    assert ages[0, :, 2].tolist() == [0, 1, 2, 3, 0, 1]
+    first = model(notes[:, :4]).past_key_values
+    assert first.age.tolist() == [[[1, 4, 3, 4]]]  # the silence before a song counts
+    assert model(notes[:, 4:], past_key_values=first).past_key_values.age.tolist() == [[[0, 6, 1, 6]]]
+
+
+def test_a_chord_has_one_age():
+    model = build("blended")
+    notes = torch.tensor([[[60, 64, 0], [64, 60, 64], [64, 60, 40], [64, 60, 40]]])
+    assert model._ages(notes, None).flatten().tolist() == [0, 1, 0, 1]
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_composition_takes_the_most_probable_notes(architecture):
     model = build(architecture)
@@ -121,7 +139,7 @@ def test_greedy_composition_takes_the_most_probable_notes(architecture):
         assert torch.equal(model.classes(score.long())[:, 3:], chosen)
     if architecture != "blended":
         assert torch.equal(model.compose(9, prefix=prefix, top_k=1), score)
-        assert torch.equal(model.compose(4, prefix=score[:, :8].long(), temperature=0), score)
+        assert torch.equal(model.compose(4, prefix=score[:, :8], temperature=0), score)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -96,8 +96,9 @@ def test_a_run_learns_measures_both_splits_and_resumes(songs, tmp_path):
 
 def test_the_benchmark_fills_its_tables_once(songs, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    result = run_benchmark(str(songs), out, overrides=SMALL)
-    assert list(result["tasks"]) == list(TASKS)
+    tasks = ("composition", "blended_composition")
+    result = run_benchmark(str(songs), out, tasks=tasks, overrides=SMALL)
+    assert tuple(result["tasks"]) == tasks
     rows = result["tasks"]["composition"]["rows"]
     assert list(rows) == ["uniform", "unigram", "bigram", "LSTM soloists", "LSTM quartet", "transformer"]
     assert rows["bigram"]["test"]["P2"]["nll_poi"] is None  # P2 never plays
@@ -114,7 +115,7 @@ def test_the_benchmark_fills_its_tables_once(songs, tmp_path, monkeypatch):
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
     monkeypatch.setattr(benchmark, "run", None)  # nothing is left to be trained
-    again = run_benchmark(str(songs), out, overrides=SMALL)
+    again = run_benchmark(str(songs), out, tasks=tasks, overrides=SMALL)
     assert again["tasks"] == result["tasks"]
     with pytest.raises(ValueError, match=r"nes_score_soloists is finished, but with another training\.steps; remove"):
         run_benchmark(str(songs), out, overrides=[*SMALL, "training.steps=5"])
