@@ -4,6 +4,7 @@ seqzoo nes convert IN... --to FORMAT --out DIR   into another format
 seqzoo nes render IN... --out DIR                into WAV or FLAC, --stems: each voice too
 seqzoo nes plot IN... --out DIR                  into piano rolls, --html: with pages that play them
 seqzoo nes dataset IN --out DIR                  a published archive or a folder as a data set with its card
+seqzoo nes benchmark SONGS --out DIR             the tasks of NES-MDB: baselines and models, as tables
 
 IN are files, and folders with songs in and below them. All cores work; a broken file does not stop the rest.
 """
@@ -24,6 +25,7 @@ _READS = (
     "Reads .vgm .vgz .ndr.txt .ndf.txt .nlm.txt .rawsco.npz .exprsco.npz .seprsco.npz .blndsco.json .mid and the "
     "published data set's .pkl files. Exit code 1 if a file could not be done."
 )
+TASKS = ("composition", "blended_composition", "performance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +89,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_dataset(dataset)
     dataset.set_defaults(do=_dataset)
 
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="the tasks of NES-MDB: baselines, and models trained by their recipes",
+        description="Train and measure the models of the tasks of NES-MDB, beside baselines. Writes benchmark.json, "
+        "benchmark.md and benchmark.png. Stopped, it goes on where it was; finished runs are not done again.",
+    )
+    benchmark.add_argument(
+        "source", metavar="SONGS", help="a folder with train, valid and test, a published archive, or a copy of one"
+    )
+    benchmark.add_argument("--out", default="runs/nes_benchmark", metavar="DIR", help="results (%(default)s)")
+    benchmark.add_argument("--task", action="append", metavar="TASK", help=f"of {', '.join(TASKS)}; all without")
+    benchmark.add_argument("--steps", type=int, help="training steps of every model (default: those of its recipe)")
+    benchmark.set_defaults(do=_benchmark)
+
 
 def _add_common(parser: argparse.ArgumentParser, rate_help: str) -> None:
     parser.add_argument("inputs", nargs="+", metavar="IN", help="a file, or a folder with all songs in it and below")
@@ -133,6 +149,28 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     return args.do(args)
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from seqzoo.trainers.nes.benchmark import run_benchmark
+
+    unknown = set(args.task or ()) - set(TASKS)
+    if unknown:
+        raise ValueError(f"there is no task {', '.join(sorted(unknown))}; choose from {', '.join(TASKS)}")
+    overrides = []
+    if args.steps is not None:
+        overrides = [f"training.steps={args.steps}", f"training.warmup_steps={args.steps // 10}"]
+    run_benchmark(
+        args.source,
+        Path(args.out),
+        tasks=args.task or TASKS,
+        overrides=overrides,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+    print((Path(args.out) / "benchmark.md").read_text(encoding="utf-8"))
+    return 0
 
 
 def _convert(args: argparse.Namespace) -> int:

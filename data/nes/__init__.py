@@ -19,6 +19,8 @@ are broken or hostile are `NESFormatError`s with file, offset and cause.
     rendering.py         audio from every format    audio_file.py     WAV and FLAC
     drawing.py           piano rolls, and a page (page.html) that plays
     batch.py             many files on all cores    jobs.py           what is done with each
+    events.py            TX1: scores as rows of events
+    score_classes.py     the columns of scores as classes; score_batches.py, windows of them to train on
     jit.py               numba where it is there    errors.py         the one error, and limits
     dataset.py           `load_nesmdb`, of what song_sources.py, archive.py and song_facts.py find
     composer_split.py    splits of new collections
