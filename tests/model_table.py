@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification, PreTrainedModel
 
 import seqzoo
 
@@ -83,4 +83,42 @@ MODELS = [
     _memory("hybrid", softmax_layers=[1]),
 ]
 
-assert {row.model_type for row in MODELS} == set(seqzoo.MODELS), "every registered model needs a row"
+@dataclass(frozen=True)
+class ImageRow(Row):
+    """A model of images, `image_size` pixels wide and high."""
+
+    auto_class: type = AutoModelForImageClassification
+    image_size: int = 12
+
+    def inputs(self, batch: int = 2, seed: int = 0) -> torch.Tensor:
+        """Random pixels, [batch, channels, height, width]."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, 3, self.image_size, self.image_size, generator=generator)
+
+
+TINY_RESNET = {"hidden_sizes": [4, 8], "depths": [2, 1], "num_labels": 5}
+# Blocks that start at 0 make their stage the identity.
+STARTS_AT_ZERO = "by design, the last convolution of a branch starts at 0"
+
+IMAGE_MODELS = [
+    ImageRow("resnet-rezero", "rezero_resnet", TINY_RESNET),
+    ImageRow("resnet-vanilla", "rezero_resnet", TINY_RESNET | {"block": "vanilla"}),
+    ImageRow("resnet-fixup", "rezero_resnet", TINY_RESNET | {"block": "fixup"}),
+    ImageRow("resnet-skipinit", "rezero_resnet", TINY_RESNET | {"block": "skipinit"}),
+    ImageRow(
+        "resnet-bottleneck",
+        "rezero_resnet",
+        {
+            "hidden_sizes": [8, 16],
+            "depths": [1, 2],
+            "num_labels": 5,
+            "layer_type": "bottleneck",
+            "stem": "imagenet",
+            "stem_size": 4,
+            "shortcut": "projection",
+        },
+        image_size=16,
+    ),
+]
+
+assert {row.model_type for row in (*MODELS, *IMAGE_MODELS)} == set(seqzoo.MODELS), "every registered model needs a row"

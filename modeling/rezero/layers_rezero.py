@@ -198,5 +198,5 @@ def _warn_about_norm(stack: nn.Module, name: str, norm: nn.Module | None) -> Non
         warnings.warn(
             f"{type(stack).__name__} of {type(layer).__name__} was given norm={type(norm).__name__}: ReZero has no "
             "normalisation, and this one stays at the end of the stack; leave norm out unless you mean it",
-            stacklevel=5,
+            stacklevel=4,
         )

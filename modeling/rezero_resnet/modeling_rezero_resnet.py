@@ -48,7 +48,7 @@ class ReZeroResNetConvolution(nn.Module):
     ):
         super().__init__()
         self.conv = nn.Conv2d(in_size, out_size, kernel, stride, padding=kernel // 2, bias=rule == "skipinit")
-        self.init_scale = init_scale
+        self.conv.init_scale = init_scale
         self.norm = nn.BatchNorm2d(out_size) if rule in ("rezero", "vanilla") else None
         self.has_scalars = rule == "fixup"
         if self.has_scalars:
@@ -120,20 +120,23 @@ class ReZeroResNetPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # batch normalisation
-        if isinstance(module, ReZeroResNetConvolution):
-            fan_out = module.conv.out_channels * module.conv.kernel_size[0] ** 2
-            init.normal_(module.conv.weight, std=module.init_scale * (2 / fan_out) ** 0.5)
-            if module.has_scalars:
-                init.zeros_(module.bias_before)
-                init.zeros_(module.bias_after)
-                if module.scale is not None:
-                    init.ones_(module.scale)
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            init.normal_(module.weight, std=module.init_scale * (2 / fan_out) ** 0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):  # the classifier
+            init.normal_(module.weight, std=0.0 if self.config.block == "fixup" else module.in_features**-0.5)
+            init.zeros_(module.bias)
+        elif isinstance(module, ReZeroResNetConvolution) and module.has_scalars:
+            init.zeros_(module.bias_before)
+            init.zeros_(module.bias_after)
+            if module.scale is not None:
+                init.ones_(module.scale)
         elif isinstance(module, ReZeroResNetBlock) and module.rule in ("rezero", "skipinit"):
             init.zeros_(module.resweight)
-        elif isinstance(module, nn.Linear):  # the classifier
-            std = 0.0 if self.config.block == "fixup" else module.in_features**-0.5
-            init.normal_(module.weight, std=std)
+        else:
+            super()._init_weights(module)  # batch normalisation
 
 
 class ReZeroResNetModel(ReZeroResNetPreTrainedModel):
