@@ -1,4 +1,4 @@
-"""ReZero's claims against tuned peers, at the scale of a CPU or of one GPU.
+"""ReZero's claims against tuned peers, at the scale of a CPU.
 
 Every method of a claim runs at every rate of one grid with every seed; its rate is the one at which the median of its
 seeds reaches the target in the fewest steps. Thresholds, targets, budgets and grids are below, and were fixed before a
@@ -8,17 +8,20 @@ be run on their own.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from seqzoo.benchmarks.machine import one_thread
+from seqzoo.benchmarks.figures import draw_loss_curves, draw_residual_weights
+from seqzoo.benchmarks.machine import bars_to_markdown, describe, one_thread
+from seqzoo.benchmarks.rezero_report import averaged, ratio_bar, steps_bar, summarise, to_table
 from seqzoo.benchmarks.rezero_runs import Setup, fully_connected, record, resnet
 from seqzoo.trainers.checkpointing import write_text
 
 
+FOLDER = Path("runs/rezero_claims")
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SGD_RATES = (1e-2, 3e-2, 1e-1, 3e-1)
 WARMUP = "_warmup"  # ends the name of a method that has one
@@ -45,6 +48,10 @@ class Claim:
             Of model and batch.
         rates (`tuple[float, ...]`), seeds (`tuple[int, ...]`):
             The grid.
+        ratios (`tuple`):
+            Bars: (peers, r): the fastest of these needs at least r times ReZero's steps to the target.
+        within (`int`, *optional*):
+            Bar: ReZero's steps to the target.
     """
 
     about: str
@@ -56,6 +63,8 @@ class Claim:
     size: dict[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...] = RATES
     seeds: tuple[int, ...] = (0, 1, 2)
+    ratios: tuple[tuple[tuple[str, ...], float], ...] = ()
+    within: int | None = None
 
 
 _FULLY_CONNECTED = ("rezero", "residual", "vanilla", "layer_norm")
@@ -79,10 +88,10 @@ def _fully_connected(depth: int, width: int, steps: int, **changes: Any) -> Clai
 
 
 CPU_CLAIMS = {
-    "fc32": _fully_connected(32, 128, 400),
-    "fc128": _fully_connected(128, 64, 250),
-    "fc1000": _fully_connected(1000, 32, 100),
-    "fc10000": _fully_connected(10_000, 16, 150, methods=("rezero",), target=1.0, seeds=(0,)),
+    "fc32": _fully_connected(32, 128, 400, ratios=((("residual", "vanilla"), 3.0),)),
+    "fc128": _fully_connected(128, 64, 250, within=40),
+    "fc1000": _fully_connected(1000, 32, 100, within=60),
+    "fc10000": _fully_connected(10_000, 16, 150, methods=("rezero",), target=1.0, seeds=(0,), within=150),
     "resnet56": Claim(
         "ResNet-56 of widths 8, 16, 32, digits, SGD",
         resnet,
@@ -92,9 +101,22 @@ CPU_CLAIMS = {
         target=0.5,
         size={"hidden_sizes": [8, 16, 32], "depths": [9, 9, 9], "batch_size": 64},
         rates=SGD_RATES,
+        ratios=((("vanilla",), 1.3),),
     ),
 }
 CLAIMS = {"cpu": CPU_CLAIMS}
+
+
+def chosen(claims: Mapping[str, Claim], only: Sequence[str]) -> dict[str, Claim]:
+    """The claims whose name begins with one of `only`; all without.
+
+    Raises:
+        `ValueError`: one of them begins no name.
+    """
+    for start in only:
+        if not any(name.startswith(start) for name in claims):
+            raise ValueError(f"there is no claim {start!r}; choose from {', '.join(claims)}")
+    return {name: claim for name, claim in claims.items() if not only or name.startswith(tuple(only))}
 
 
 @dataclass(frozen=True)
@@ -170,3 +192,93 @@ def run_claims(
                 f"{i + 1} of {len(todo)}: {run.claim}, {run.method}, rate {run.lr:g}, seed {run.seed}: "
                 f"{len(result['losses'])} steps, {took}, last loss {last}"
             )
+
+
+def results(folder: Path, claim_name: str, claim: Claim) -> dict[str, dict[float, dict[int, dict[str, Any]]]]:
+    """method -> rate -> seed -> what was recorded, of the runs that are there."""
+    found: dict[str, dict[float, dict[int, dict[str, Any]]]] = {}
+    for run in runs_of(claim_name, claim):
+        result = result_of(folder, claim, run)
+        if result is not None:
+            found.setdefault(run.method, {}).setdefault(run.lr, {})[run.seed] = result
+    return found
+
+
+def collect(folder: Path, claims: Mapping[str, Claim]) -> dict[str, Any]:
+    """All that the runs that are there say, in JSON's types; a claim without a run is left out.
+
+    Returns:
+        `machine`; `claims`: name -> `about`, `summary`, `thresholds`, `target`, `steps`, `curves` (method -> averaged
+        losses, one list a seed) and `residual_weights` (of ReZero's first seed); `bars`; `missing` (number of runs).
+    """
+    collected: dict[str, Any] = {"machine": describe(), "claims": {}, "bars": [], "missing": 0}
+    for name, claim in claims.items():
+        runs = results(folder, name, claim)
+        done = sum(len(seeds) for rates in runs.values() for seeds in rates.values())
+        collected["missing"] += len(list(runs_of(name, claim))) - done
+        if not runs:
+            continue
+        summary = summarise(runs, claim.steps, claim.thresholds, claim.target)
+        best = {method: list(runs[method][entry["lr"]].values()) for method, entry in summary.items()}
+        collected["claims"][name] = {
+            "about": claim.about,
+            "steps": claim.steps,
+            "thresholds": list(claim.thresholds),
+            "target": claim.target,
+            "summary": summary,
+            "curves": {
+                method: [[round(loss, 4) for loss in averaged(run["losses"])] for run in seeds]
+                for method, seeds in best.items()
+            },
+            "residual_weights": best["rezero"][0]["residual_weights"] if "rezero" in best else [],
+        }
+        bars = [ratio_bar(name, summary, *ratio, claim.steps, claim.target) for ratio in claim.ratios]
+        if claim.within is not None:
+            bars.append(steps_bar(name, summary, claim.within, claim.target))
+        collected["bars"] += [entry for entry in bars if entry is not None]
+    return collected
+
+
+def run(progress: Callable[[str], None] = print, folder: Path = FOLDER) -> dict[str, Any]:
+    """Every run that is still missing, then what all of them say."""
+    run_claims(folder, CPU_CLAIMS, progress=progress)
+    return collect(folder, CPU_CLAIMS)
+
+
+def to_markdown(result: Mapping[str, Any]) -> str:
+    """One table a claim, and the bars."""
+    chapters = [
+        "Each method at the rate of its grid at which the median over seeds reaches the target in the fewest steps; "
+        "median [least to most], a dash where it is not reached. Losses are training losses, averaged over about ten "
+        "steps; CPU seconds are those of the process on one thread."
+    ]
+    if result["missing"]:
+        chapters.append(f"{result['missing']} runs of the grid are still missing.")
+    for name, claim in result["claims"].items():
+        table = to_table(claim["summary"], claim["thresholds"], claim["target"])
+        chapters.append(f"### {name}: {claim['about']}, {claim['steps']} steps\n\n{table}")
+    return "\n\n".join([*chapters, bars_to_markdown(result["bars"])])
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Loss curves to `path`, alpha by layer during training beside it."""
+    draw_loss_curves({name: claim["curves"] for name, claim in result["claims"].items()}, path)
+    weights = {name: claim["residual_weights"] for name, claim in result["claims"].items()}
+    draw_residual_weights(weights, path.with_stem(f"{path.stem}_alpha"))
+
+
+def write_report(folder: Path, claims: Mapping[str, Claim]) -> str:
+    """`claims.json`, `claims.md` and two figures into `folder`. Returns the Markdown.
+
+    Raises:
+        `FileNotFoundError`: none of the claims has a run.
+        `ImportError`: matplotlib is missing; everything else is written.
+    """
+    result = collect(folder, claims)
+    if not result["claims"]:
+        raise FileNotFoundError(f"{folder} has no run of {', '.join(claims)}; leave --report out to make them")
+    text = to_markdown(result)
+    write_text(folder / "claims.json", json.dumps(result) + "\n")
+    write_text(folder / "claims.md", text + "\n")
+    draw(result, folder / "claims.png")
+    return text

@@ -126,10 +126,12 @@ def load_images(
         parts, classes = _read_archive(path)
     elif path.is_dir() and any(path.glob("data_batch_*")):
         parts, classes = _read_cifar(path)
-    elif path.is_dir() and not (path / "dataset_dict.json").is_file() and not (path / "state.json").is_file():
+    elif path.is_dir() and not _is_saved_dataset(path):
         parts, classes = _read_folder(path)
-    elif path.exists():
+    elif path.is_file():
         raise ValueError(f"{source} is neither a folder of images nor a .zip of one")
+    elif not path.exists() and (path.suffix == ".zip" or path.is_absolute()):
+        raise FileNotFoundError(f"there is no {source}")
     else:
         parts, classes = _read_dataset(source, name, split, validation)
         dataset = None if path.exists() else source
@@ -328,6 +330,10 @@ def _cifar_rows(files: list[Path], classes: int) -> LabelledImages:
         rows.append(content.reshape(-1, _CIFAR_ROW))
     rows = np.concatenate(rows)
     return LabelledImages(rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64))
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _read_dataset(
