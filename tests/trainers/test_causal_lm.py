@@ -14,11 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from seqzoo.data.text import load_corpus
 from seqzoo.data.text_packing import TokenRow
-from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.checkpointing import CheckpointError, WriteError
 from seqzoo.trainers.language_modeling import CausalLanguageModeling
 from seqzoo.trainers.loop import TrainingDiverged, new_accelerator, new_optimizer
 from seqzoo.trainers.recipe import RecipeError, load_recipe
+from seqzoo.trainers.run import run
 
 
 def losses(metrics) -> dict[int, float]:
