@@ -1,7 +1,9 @@
 """Singular values of Jacobians of new networks: what initialisation lets through, by depth and method."""
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seqzoo.metrics.jacobian import jacobian_singular_values
 from seqzoo.modeling.rezero.fully_connected_rezero import KINDS, DeepFullyConnected
@@ -24,7 +26,7 @@ def new_networks(depths: list[int]) -> dict[str, dict[int, list[float]]]:
     values = {}
     for kind in KINDS:
         values[f"fully connected, {kind}"] = {
-            depth: _values(DeepFullyConnected(WIDTH, 1, width=WIDTH, depth=depth, residual=kind).hidden, (1, WIDTH))
+            depth: _values(lambda depth=depth, kind=kind: _fully_connected(kind, depth).hidden, (1, WIDTH))
             for depth in depths
         }
     options = {"d_model": WIDTH, "nhead": HEADS, "dim_feedforward": 4 * WIDTH, "dropout": 0.0, "batch_first": True}
@@ -35,11 +37,18 @@ def new_networks(depths: list[int]) -> dict[str, dict[int, list[float]]]:
     }
     for method, layer in layers.items():
         values[method] = {
-            depth: _values(nn.Sequential(*(layer() for _ in range(depth))), (1, TIME, WIDTH)) for depth in depths
+            depth: _values(
+                lambda depth=depth, layer=layer: nn.Sequential(*(layer() for _ in range(depth))), (1, TIME, WIDTH)
+            )
+            for depth in depths
         }
     return values
 
 
-def _values(function, shape: tuple[int, ...]) -> list[float]:
+def _fully_connected(kind: str, depth: int) -> DeepFullyConnected:
+    return DeepFullyConnected(WIDTH, 1, width=WIDTH, depth=depth, residual=kind)
+
+
+def _values(network: Callable[[], Callable[[Tensor], Tensor]], shape: tuple[int, ...]) -> list[float]:
     torch.manual_seed(0)
-    return jacobian_singular_values(function, torch.randn(shape)).tolist()
+    return jacobian_singular_values(network(), torch.randn(shape)).tolist()

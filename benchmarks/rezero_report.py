@@ -72,7 +72,7 @@ def summarise(
             return [None if diverged(run, steps) else averaged(run["losses"])[-1] for run in rates[lr]]
 
         def order(lr: float) -> tuple[float, float]:
-            reached, loss = median(steps_to(lr, target)), median(final(lr))  # noqa: B023
+            reached, loss = median(steps_to(lr, target)), median(final(lr))
             return math.inf if reached is None else reached, math.inf if loss is None else loss
 
         lr = min(rates, key=order)

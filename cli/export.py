@@ -28,9 +28,10 @@ def run(args: argparse.Namespace) -> int:
     for path in export(args.model, args.out, license=args.license):
         print(path)
     card = ModelCard.load(args.out / "README.md").data
+    example = "picture.png" if card.pipeline_tag == "image-classification" else "The history of"
     remote_code = ", trust_remote_code=True" if "custom_code" in card.tags else ""
     print(f"""
 from transformers import pipeline
 pipe = pipeline("{card.pipeline_tag}", model="{args.out}"{remote_code})
-print(pipe("The history of"))""")
+print(pipe("{example}"))""")
     return 0

@@ -84,7 +84,9 @@ class ImageCorpus:
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Of each channel of the training part, for values from 0 to 1; a channel that never changes has std 1."""
-        counts = np.stack([np.bincount(channel.ravel(), minlength=256) for channel in self.train.images.swapaxes(0, 1)])
+        counts = np.stack(
+            [np.bincount(channel.ravel(), minlength=256) for channel in self.train.images.swapaxes(0, 1)]
+        )
         shares, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
         mean = shares @ values
         std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
@@ -98,6 +100,7 @@ def load_images(
     split: str = "train",
     validation: str | None = None,
     validation_fraction: float = 0.2,
+    image_size: int | None = None,
 ) -> ImageCorpus:
     """Read a source and hold a part of it out.
 
@@ -112,6 +115,8 @@ def load_images(
             Hub: the held-out split. Folders and archives name theirs themselves.
         validation_fraction (`float`, *optional*, defaults to 0.2):
             Of a source without a held-out part: the share that is held out, drawn with a fixed seed.
+        image_size (`int`, *optional*):
+            Scale image files to this height and width. Without it all have to have one size.
 
     Raises:
         `ImportError`: `digits` without scikit-learn, or image files without Pillow.
@@ -123,18 +128,23 @@ def load_images(
     if source == DIGITS:
         parts, classes, license = [_digits()], tuple("0123456789"), DIGITS_LICENSE
     elif path.suffix == ".zip" and path.is_file():
-        parts, classes = _read_archive(path)
+        parts, classes = _read_archive(path, image_size)
     elif path.is_dir() and any(path.glob("data_batch_*")):
         parts, classes = _read_cifar(path)
     elif path.is_dir() and not _is_saved_dataset(path):
-        parts, classes = _read_folder(path)
+        parts, classes = _read_folder(path, image_size)
     elif path.is_file():
         raise ValueError(f"{source} is neither a folder of images nor a .zip of one")
-    elif not path.exists() and (path.suffix == ".zip" or path.is_absolute()):
+    elif not path.exists() and (path.suffix == ".zip" or source.startswith(("/", ".", "~"))):
         raise FileNotFoundError(f"there is no {source}")
     else:
-        parts, classes = _read_dataset(source, name, split, validation)
+        parts, classes = _read_dataset(source, name, split, validation, image_size)
         dataset = None if path.exists() else source
+    height, width = parts[0].images.shape[2:]
+    if image_size is not None and (height, width) != (image_size, image_size):
+        raise ValueError(
+            f"the images of {source} are {height}x{width}: only image files are scaled; remove image_size"
+        )
     if len(parts) == 1:
         parts = _hold_out(parts[0], validation_fraction)
     return ImageCorpus(*parts, classes, source, license, dataset)
@@ -251,17 +261,19 @@ def _hold_out(data: LabelledImages, fraction: float) -> list[LabelledImages]:
     return [data[np.sort(order[count:])], data[np.sort(order[:count])]]
 
 
-def _read_archive(path: Path) -> tuple[list[LabelledImages], tuple[str, ...]]:
+def _read_archive(path: Path, size: int | None) -> tuple[list[LabelledImages], tuple[str, ...]]:
     with zipfile.ZipFile(path) as archive:
-        return _read_files({PurePosixPath(name): archive.open for name in archive.namelist()}, str(path))
+        return _read_files({PurePosixPath(name): archive.open for name in archive.namelist()}, str(path), size)
 
 
-def _read_folder(path: Path) -> tuple[list[LabelledImages], tuple[str, ...]]:
+def _read_folder(path: Path, size: int | None) -> tuple[list[LabelledImages], tuple[str, ...]]:
     names = [PurePosixPath(file.relative_to(path).as_posix()) for file in path.rglob("*")]
-    return _read_files(dict.fromkeys(names, lambda name: (path / name).open("rb")), str(path))
+    return _read_files(dict.fromkeys(names, lambda name: (path / name).open("rb")), str(path), size)
 
 
-def _read_files(files: dict[PurePosixPath, Any], source: str) -> tuple[list[LabelledImages], tuple[str, ...]]:
+def _read_files(
+    files: dict[PurePosixPath, Any], source: str, size: int | None
+) -> tuple[list[LabelledImages], tuple[str, ...]]:
     """Images by the names of their folders; `files` opens each by its name."""
     found: dict[str, dict[str, list[PurePosixPath]]] = {}
     for name in sorted(files):
@@ -279,12 +291,12 @@ def _read_files(files: dict[PurePosixPath, Any], source: str) -> tuple[list[Labe
     parts = []
     for part in [train] if held_out is None else [train, held_out]:
         names = [(name, classes.index(label)) for label, names in found[part].items() for name in names]
-        images = _stack([_decode(files[name](str(name)), f"{source}, {name}") for name, _ in names], source)
+        images = _stack([_decode(files[name](str(name)), f"{source}, {name}", size) for name, _ in names], source)
         parts.append(LabelledImages(images, np.array([label for _, label in names], dtype=np.int64)))
     return parts, classes
 
 
-def _decode(file: Any, name: str) -> np.ndarray:
+def _decode(file: Any, name: str, size: int | None) -> np.ndarray:
     """An image file as uint8 [channel, height, width]."""
     try:
         from PIL import Image, UnidentifiedImageError
@@ -292,9 +304,16 @@ def _decode(file: Any, name: str) -> np.ndarray:
         raise ImportError("image files need Pillow: pip install 'seqzoo[images]'") from error
     with file:
         try:
-            image = Image.open(io.BytesIO(file.read())).convert("RGB")
+            return _pixels(Image.open(io.BytesIO(file.read())), size)
         except (UnidentifiedImageError, OSError) as error:
             raise ValueError(f"{name} is no image or is damaged ({error}); remove it or fetch it again") from error
+
+
+def _pixels(image: Any, size: int | None) -> np.ndarray:
+    """A picture of Pillow's as uint8 [channel, height, width], scaled as an image processor does by default."""
+    image = image.convert("RGB")
+    if size is not None and image.size != (size, size):
+        image = image.resize((size, size), resample=2)  # bilinear
     return np.asarray(image).transpose(2, 0, 1)
 
 
@@ -302,7 +321,7 @@ def _stack(images: list[np.ndarray], source: str) -> np.ndarray:
     sizes = {image.shape[1:] for image in images}
     if len(sizes) != 1:
         some = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:3])
-        raise ValueError(f"{source} has images of different sizes ({some}, ...); scale them to one size first")
+        raise ValueError(f"{source} has images of different sizes ({some}, ...); set image_size to scale them to one")
     return np.stack(images)
 
 
@@ -337,7 +356,7 @@ def _is_saved_dataset(path: Path) -> bool:
 
 
 def _read_dataset(
-    source: str, name: str | None, split: str, validation: str | None
+    source: str, name: str | None, split: str, validation: str | None, size: int | None
 ) -> tuple[list[LabelledImages], tuple[str, ...]]:
     """A dataset of the datasets library, on the Hub or saved to disk."""
     from datasets import ClassLabel, DatasetDict, Image, load_dataset, load_from_disk
@@ -354,13 +373,15 @@ def _read_dataset(
         if part not in splits:
             raise ValueError(f"{source} has no split {part!r}; it has {', '.join(splits)}")
         features = splits[part].features
-        columns = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in (Image, ClassLabel)]
+        columns = [
+            [key for key, feature in features.items() if isinstance(feature, kind)] for kind in (Image, ClassLabel)
+        ]
         if any(len(found) != 1 for found in columns):
             raise ValueError(
                 f"{source} has {len(columns[0])} image and {len(columns[1])} label columns, but takes one of each"
             )
         (image,), (label,) = columns
         classes = tuple(features[label].names)
-        pixels = [np.asarray(row.convert("RGB")).transpose(2, 0, 1) for row in splits[part][image]]
+        pixels = [_pixels(row, size) for row in splits[part][image]]
         parts.append(LabelledImages(_stack(pixels, source), np.array(splits[part][label], dtype=np.int64)))
     return parts, classes

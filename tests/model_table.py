@@ -83,6 +83,7 @@ MODELS = [
     _memory("hybrid", softmax_layers=[1]),
 ]
 
+
 @dataclass(frozen=True)
 class ImageRow(Row):
     """A model of images, `image_size` pixels wide and high."""

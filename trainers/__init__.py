@@ -15,6 +15,8 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
     checkpointing.py  checkpoints and files that are complete or absent (docs/checkpoints.md)
     causal_lm.py      task `causal_lm`: text, tokenizer and model; start it with accelerate launch or `seqzoo train`
     language_modeling.py  its objective, next-token prediction
+    image_classification.py  task `image_classification`: images, processor, model and objective
+    parameter_groups.py  which parameters decay, and the rate of residual weights
     recall.py         associative recall, the synthetic task of the comparison of update rules
     transfer/         objectives with a teacher, low-rank updates
 """

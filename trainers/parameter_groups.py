@@ -1,6 +1,7 @@
-"""What an optimizer does with which parameter: weight decay for matrices alone, a rate of its own for residual weights.
+"""What an optimizer does with which parameter: weight decay for matrices, a rate of their own for residual weights.
 
-A residual weight is alpha of ReZero's `x + alpha F(x)` and its kin: a parameter that is called `resweight`.
+A residual weight is alpha of ReZero's `x + alpha F(x)` and its kin: a parameter whose name ends in `resweight` or
+`residual.alpha`.
 """
 
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from torch import nn
 
 
-RESIDUAL_WEIGHT = "resweight"
+_RESIDUAL_WEIGHTS = (".resweight", ".residual.alpha")
 
 
 def residual_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -16,7 +17,7 @@ def residual_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if name.rpartition(".")[2] == RESIDUAL_WEIGHT and parameter.requires_grad
+        if f".{name}".endswith(_RESIDUAL_WEIGHTS) and parameter.requires_grad
     }
 
 
@@ -35,10 +36,10 @@ def parameter_groups(
         weight_decay (`float`):
             Of the matrices.
         residual_lr (`float`, *optional*):
-            Learning rate of the residual weights. None is the smaller of `lr` and 1 / L for L residual weights: the
-            first step of Adam, Adagrad and their kind changes each of them by its rate, whatever its gradient, and so
-            the output by a factor of up to (1 + rate)^L, which must not grow with depth. SGD knows no such step and
-            takes `lr`.
+            Learning rate of the residual weights. None is the smaller of `lr` and 1 / L for L branches or layers that
+            have one: the first step of Adam, Adagrad and their kind changes each of them by its rate, whatever its
+            gradient, and so the output by a factor of up to (1 + rate)^L, which must not grow with depth. SGD knows
+            no such step and takes `lr`.
     """
     embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     residual = list(residual_weights(model).values())
@@ -47,7 +48,7 @@ def parameter_groups(
     decayed = [parameter for parameter in trained if parameter.ndim >= 2 and parameter not in apart]
     others = [parameter for parameter in trained if parameter not in {*decayed, *residual}]
     if residual_lr is None and residual:
-        residual_lr = min(lr, 1 / sum(parameter.numel() for parameter in residual))
+        residual_lr = min(lr, 1 / sum(len(parameter) for parameter in residual))  # one a row
     groups = [
         {"params": decayed, "lr": lr, "weight_decay": weight_decay},
         {"params": others, "lr": lr, "weight_decay": 0.0},

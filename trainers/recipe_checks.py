@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 _POSITIVE = {
     "data": ("num_proc", "shuffle_buffer", "sequence_length"),
     "training": (
-        *("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
+        *(
+            "steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "lr",
+            "max_grad_norm",
+            "checkpoint_every",
+            "residual_lr",
+        ),
         *("distill_temperature", "lora_rank", "lora_alpha"),
     ),
     "evaluation": ("every", "max_tokens", "batch_size"),

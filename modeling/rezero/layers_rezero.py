@@ -1,7 +1,7 @@
 """ReZero layers for torch's own `nn.TransformerEncoder`, `nn.TransformerDecoder` and `nn.Transformer`.
 
-Bachlechner et al., "ReZero is All You Need: Fast Convergence at Large Depth", UAI 2021, arXiv 2003.04887. A branch F of
-layer i adds
+Bachlechner et al., "ReZero is All You Need: Fast Convergence at Large Depth", UAI 2021, arXiv 2003.04887. A branch F
+of layer i adds
 
     x <- x + alpha_i F(x),      alpha_i = 0 at initialisation
 

@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention, ImageClassifierOutputWithNoAttention
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPoolingAndNoAttention,
+    ImageClassifierOutputWithNoAttention,
+)
 from transformers.utils.generic import can_return_tuple
 
 from seqzoo.modeling.rezero_resnet.configuration_rezero_resnet import ReZeroResNetConfig
@@ -77,7 +80,9 @@ class ReZeroResNetBlock(nn.Module):
         else:
             inner = out_size // 4
             shapes = [(in_size, inner, 1, 1), (inner, inner, 3, stride), (inner, out_size, 1, 1)]
-        smaller, last = (sum(config.depths) ** (-1 / (2 * len(shapes) - 2)), 0.0) if self.rule == "fixup" else (1.0, 1.0)
+        smaller, last = (
+            (sum(config.depths) ** (-1 / (2 * len(shapes) - 2)), 0.0) if self.rule == "fixup" else (1.0, 1.0)
+        )
         self.branch = nn.ModuleList(
             [ReZeroResNetConvolution(self.rule, *shape, init_scale=smaller) for shape in shapes[:-1]]
         )

@@ -226,7 +226,7 @@ def test_a_norm_beside_rezero_layers_is_warned_about_once_by_name(make):
     layer = make().layers[0]
     stack = nn.TransformerEncoder if make is encoder else nn.TransformerDecoder
     options = {"enable_nested_tensor": False} if make is encoder else {}
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="was given norm=") as caught:
         stack(layer, 3, norm=nn.LayerNorm(WIDTH), **options)
     (warning,) = caught
     assert f"{stack.__name__} of {type(layer).__name__} was given norm=LayerNorm" in str(warning.message)
@@ -241,9 +241,9 @@ def test_a_norm_beside_rezero_layers_is_warned_about_once_by_name(make):
 
 @pytest.mark.parametrize("layer", [RZTXEncoderLayer, RZTXDecoderLayer])
 def test_bad_arguments_are_refused_by_name(layer):
-    with pytest.raises(ValueError, match="activation is 'rleu'.*relu, gelu"):
+    with pytest.raises(ValueError, match=r"activation is 'rleu'.*relu, gelu"):
         layer(WIDTH, HEADS, activation="rleu")
-    with pytest.raises(ValueError, match="d_model is 16.*nhead, which is 5"):
+    with pytest.raises(ValueError, match=r"d_model is 16.*nhead, which is 5"):
         layer(WIDTH, 5)
     with pytest.raises(TypeError, match="norm_first"):
         layer(WIDTH, HEADS, norm_first=True)
