@@ -24,6 +24,16 @@ MODELS = {
             "AutoModelForSequenceClassification": "DecayFastWeightGPT2ForSequenceClassification",
         },
     ),
+    "rezero_transformer": (
+        "ReZeroTransformerConfig",
+        {
+            "AutoModel": "ReZeroTransformerModel",
+            "AutoModelForCausalLM": "ReZeroTransformerForCausalLM",
+            "AutoModelForMaskedLM": "ReZeroTransformerForMaskedLM",
+            "AutoModelForSequenceClassification": "ReZeroTransformerForSequenceClassification",
+            "AutoModelForSeq2SeqLM": "ReZeroTransformerForConditionalGeneration",
+        },
+    ),
 }
 
 if Path(__file__).with_name("modeling").is_file():
