@@ -1,1 +1,1 @@
-"""Transformers whose residual branches start at nothing, and the peers they are compared with (ReZero, arXiv 2003.04887)."""
+"""Transformers whose residual branches start at 0, beside their peers (Bachlechner et al. 2021, arXiv 2003.04887)."""

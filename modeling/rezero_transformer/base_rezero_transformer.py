@@ -21,6 +21,7 @@ from seqzoo.modeling.rezero_transformer.layer_rezero_transformer import (
 )
 from seqzoo.modeling.rezero_transformer.residual_rezero_transformer import (
     RESIDUALS,
+    ChannelWeights,
     DynamicTanh,
     Residual,
     profile_admin,
@@ -45,7 +46,7 @@ class ReZeroTransformerPreTrainedModel(PreTrainedModel):
         config.check()
         super().__init__(config, *args, **kwargs)
         if config.has_residual_weights:
-            self._keep_in_fp32_modules_strict = ["alpha"]
+            self._keep_in_fp32_modules_strict = ["resweight"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -58,7 +59,7 @@ class ReZeroTransformerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Embedding):
             gain = RESIDUALS[self.config.residual].embedding_gain(self.config)
             init.normal_(module.weight, std=self.config.embedding_std * gain)
-        elif isinstance(module, (Residual, DynamicTanh)):
+        elif isinstance(module, (Residual, ChannelWeights, DynamicTanh)):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -87,32 +88,35 @@ class ReZeroTransformerPreTrainedModel(PreTrainedModel):
         residual_lr: float | None = None,
         residual_betas: tuple[float, float] | None = None,
     ) -> list[dict]:
-        """What an optimizer is given: matrices decay; biases, norms, embeddings and residual weights do not.
+        """The trained parameters in groups as `torch.optim` takes them, none of them empty.
+
+        Matrices decay; biases, norms, embeddings and residual weights do not.
 
         Args:
-            lr (`float`), weight_decay (`float`): Of the optimizer.
-            residual_lr (`float`, *optional*, defaults to `lr`), residual_betas (`tuple`, *optional*): Of the residual
-                weights. Adam's first step moves each of them by its learning rate whatever the gradient, so in very
-                deep models that should fall with depth.
+            lr (`float`): Learning rate of all but the residual weights.
+            weight_decay (`float`): Of the matrices.
+            residual_lr (`float`, *optional*): Learning rate of the residual weights. None is the smaller of `lr` and
+                1 / L for L residual weights: the first step of Adam moves each of them by its rate, whatever its
+                gradient, and so the output by a factor of up to (1 + rate)^L, which must not grow with depth.
+            residual_betas (`tuple[float, float]`, *optional*): Betas of the residual weights.
         """
         embeddings = {module.weight for module in self.modules() if isinstance(module, nn.Embedding)}
         decayed, others, residual = [], [], []
         for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            if name.endswith("residual.alpha"):
-                residual.append(parameter)
-            elif parameter.ndim >= 2 and parameter not in embeddings and not name.endswith("omega"):
-                decayed.append(parameter)
+            if name.endswith(".resweight"):
+                group = residual
             else:
-                others.append(parameter)
+                group = decayed if parameter.ndim >= 2 and parameter not in embeddings else others
+            if parameter.requires_grad:
+                group.append(parameter)
+        if residual_lr is None and residual:
+            residual_lr = min(lr, 1 / sum(parameter.numel() for parameter in residual))
+        betas = {} if residual_betas is None else {"betas": tuple(residual_betas)}
         groups = [
             {"params": decayed, "lr": lr, "weight_decay": weight_decay},
             {"params": others, "lr": lr, "weight_decay": 0.0},
-            {"params": residual, "lr": lr if residual_lr is None else residual_lr, "weight_decay": 0.0},
+            {"params": residual, "lr": residual_lr, "weight_decay": 0.0, **betas},
         ]
-        if residual_betas is not None:
-            groups[-1]["betas"] = tuple(residual_betas)
         return [group for group in groups if group["params"]]
 
     @torch.no_grad()
@@ -136,7 +140,7 @@ class ReZeroTransformerPreTrainedModel(PreTrainedModel):
                 weight = layer.residual.weight(branch)
                 output.weight.copy_(weight.unsqueeze(-1) * output.weight)
                 output.bias.copy_(weight * output.bias)
-            layer.residual.alpha = None
+            layer.residual.drop_weights()
         for module in self.modules():
             if isinstance(module, ReZeroTransformerPreTrainedModel):
                 module.config.residual_weights_folded = True

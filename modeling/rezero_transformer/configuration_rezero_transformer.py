@@ -140,8 +140,8 @@ class ReZeroTransformerConfig(PreTrainedConfig):
 
     @property
     def has_residual_weights(self) -> bool:
-        """Whether layers have the parameter `residual.alpha`."""
-        return self.residual in ("rezero", "layerscale", "zero_init") and not self.residual_weights_folded
+        """Whether layers have the parameter `residual.resweight`."""
+        return self.residual in SCALAR_WEIGHT and not self.residual_weights_folded
 
     @property
     def embedding_std(self) -> float:

@@ -9,8 +9,8 @@ The weight is applied to the output projection of the branch, weight and bias, r
 function with the same gradient, and no activation that would have to be saved for it.
 
 N is the number of layers, d the width. Matrices start Xavier uniform with a gain, biases at 0, and all kinds start
-from the same embeddings, but where a class says otherwise: comparisons are of residuals. Equations are quoted by paper;
-where they are from memory or leave something open, the class says so.
+from the same embeddings, but where a class says otherwise: comparisons are of residuals. Every class names its source,
+and says so where its definition is from memory or leaves something open.
 """
 
 import math
@@ -35,7 +35,11 @@ class Residual(nn.Module):
         self.branches = count_branches(part)
 
     def reset_parameters(self) -> None:
-        """Gives the parameters that are its own, not a norm's, their first values."""
+        """Gives the residual weights their first values; modules inside do so themselves."""
+
+    def drop_weights(self) -> None:
+        """What `weight` gave is part of the output projections from now on."""
+        raise NotImplementedError
 
     @staticmethod
     def gains(config: ReZeroTransformerConfig, part: str) -> tuple[float, float]:
@@ -71,15 +75,31 @@ class ReZero(Residual):
 
     def __init__(self, config: ReZeroTransformerConfig, part: str):
         super().__init__(config, part)
-        alpha = nn.Parameter(torch.zeros(self.branches if config.residual_weight_per_branch else 1))
-        self.alpha = None if config.residual_weights_folded else alpha
+        self.resweight = None
+        if not config.residual_weights_folded:
+            self.resweight = nn.Parameter(torch.zeros(self.branches if config.residual_weight_per_branch else 1))
 
     def reset_parameters(self):
-        if self.alpha is not None:
-            init.zeros_(self.alpha)
+        if self.resweight is not None:
+            init.zeros_(self.resweight)
 
-    def weight(self, branch: int) -> torch.Tensor | None:
-        return None if self.alpha is None else self.alpha[branch % len(self.alpha)]
+    def drop_weights(self):
+        self.resweight = None
+
+    def weight(self, branch):
+        return None if self.resweight is None else self.resweight[branch % len(self.resweight)]
+
+
+class ChannelWeights(nn.Module):
+    """One weight a channel, all equal at the start."""
+
+    def __init__(self, hidden_size: int, start: float):
+        super().__init__()
+        self.start = start
+        self.weight = nn.Parameter(torch.full((hidden_size,), start))
+
+    def reset_parameters(self):
+        init.constant_(self.weight, self.start)
 
 
 class _Normed(Residual):
@@ -155,24 +175,21 @@ class Admin(_Normed):
     def __init__(self, config: ReZeroTransformerConfig, part: str):
         super().__init__(config, part)
         count = self.branches * config.num_hidden_layers + 1
-        self.start = math.sqrt(count / math.log(count) - 1)
-        self.omega = nn.Parameter(torch.full((self.branches, config.hidden_size), self.start))
-        self.variances: dict[int, torch.Tensor] | None = None  # filled while profiling
-
-    def reset_parameters(self):
-        init.constant_(self.omega, self.start)
+        start = math.sqrt(count / math.log(count) - 1)
+        self.omegas = nn.ModuleList(ChannelWeights(config.hidden_size, start) for _ in range(self.branches))
+        self.variances: dict[int, float] | None = None  # filled while profiling
 
     def join(self, x, y, branch):
         if self.variances is not None:
-            self.variances[branch % self.branches] = y.float().var()
-        return self.norms[branch](self.omega[branch] * x + y)
+            self.variances[branch % self.branches] = float(y.float().var())
+        return self.norms[branch](self.omegas[branch].weight * x + y)
 
 
 class DeepNorm(PostNorm):
     """`deepnorm`: LN(a x + F(x)) (Wang et al. 2022, arXiv 2203.00555).
 
-    A model that stands alone has a = (2 N)^(1/4) and gains b = (8 N)^(-1/4) of value, output and feed-forward matrices;
-    of an encoder-decoder (N layers each) the encoder a = 0.81 N^(5/16), b = 0.87 N^(-5/16), the decoder
+    A model that stands alone has a = (2 N)^(1/4) and gains b = (8 N)^(-1/4) of value, output and feed-forward
+    matrices; of an encoder-decoder (N layers each) the encoder a = 0.81 N^(5/16), b = 0.87 N^(-5/16), the decoder
     a = (3 N)^(1/4), b = (12 N)^(-1/4). Xavier normal there, Xavier uniform here, of the same variance.
     """
 
@@ -200,26 +217,26 @@ class DeepNorm(PostNorm):
 
 
 class LayerScale(PreNorm):
-    """`layerscale`: x + diag(alpha) F(LN(x)) and a last LN, one alpha a channel and branch (Touvron et al. 2021, arXiv
+    """`layerscale`: x + diag(s) F(LN(x)) and a last LN, one s a channel and branch (Touvron et al. 2021, arXiv
     2103.17239), from 0.1 up to 18 layers, 1e-5 up to 24, 1e-6 beyond."""
 
     def __init__(self, config: ReZeroTransformerConfig, part: str):
         super().__init__(config, part)
         layers = config.num_hidden_layers
-        self.start = 0.1 if layers <= 18 else 1e-5 if layers <= 24 else 1e-6
-        alpha = nn.Parameter(torch.full((self.branches, config.hidden_size), self.start))
-        self.alpha = None if config.residual_weights_folded else alpha
+        start = 0.1 if layers <= 18 else 1e-5 if layers <= 24 else 1e-6
+        self.scales = None
+        if not config.residual_weights_folded:
+            self.scales = nn.ModuleList(ChannelWeights(config.hidden_size, start) for _ in range(self.branches))
 
     @staticmethod
     def gains(config, part):
         return 1.0, 1.0
 
-    def reset_parameters(self):
-        if self.alpha is not None:
-            init.constant_(self.alpha, self.start)
+    def drop_weights(self):
+        self.scales = None
 
     def weight(self, branch):
-        return None if self.alpha is None else self.alpha[branch]
+        return None if self.scales is None else self.scales[branch].weight
 
 
 class DynamicTanh(nn.Module):
@@ -286,17 +303,17 @@ class ZeroInit(PreNorm):
 
     def __init__(self, config: ReZeroTransformerConfig, part: str):
         super().__init__(config, part)
-        self.alpha = nn.Parameter(torch.ones(self.branches if config.residual_weight_per_branch else 1))
+        self.resweight = nn.Parameter(torch.ones(self.branches if config.residual_weight_per_branch else 1))
 
     def reset_parameters(self):
-        init.ones_(self.alpha)
+        init.ones_(self.resweight)
 
     @staticmethod
     def gains(config, part):
         return 1.0, 0.0
 
     def join(self, x, y, branch):
-        return self.alpha[branch % len(self.alpha)] * x + y
+        return self.resweight[branch % len(self.resweight)] * x + y
 
 
 RESIDUALS = {
@@ -345,7 +362,8 @@ def profile_admin(model: nn.Module, **inputs: torch.Tensor) -> None:
         raise ValueError("only a model with residual='admin' is profiled")
     training = model.training
     for residual in residuals:
-        residual.omega.fill_(1)
+        for omega in residual.omegas:
+            omega.weight.fill_(1)
         residual.variances = {}
     try:
         model.eval()(**inputs)
@@ -353,8 +371,8 @@ def profile_admin(model: nn.Module, **inputs: torch.Tensor) -> None:
             total = 1.0
             for residual in stack:
                 for branch in range(residual.branches):
-                    residual.omega[branch] = math.sqrt(total)
-                    total += float(residual.variances[branch])
+                    residual.omegas[branch].weight.fill_(math.sqrt(total))
+                    total += residual.variances[branch]
     finally:
         model.train(training)
         for residual in residuals:
