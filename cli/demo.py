@@ -57,8 +57,8 @@ class Demo:
         say(f"the card {self.exported / 'README.md'}.")
 
     def train(self, name: str, recipe: str, *overrides: str) -> None:
-        from seqzoo.trainers.causal_lm import run as train
         from seqzoo.trainers.recipe import load_recipe
+        from seqzoo.trainers.run import run as train
 
         settings = ["training.overwrite=true", f"training.output_dir={self.out / name}"]
         metrics = train(load_recipe(recipe, [*settings, *overrides]))

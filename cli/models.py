@@ -29,24 +29,33 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(models, indent=2))
         return 0
-    print(COLUMNS.format("", "parameters", "on held-out text", "licence", "weights"))
+    print(COLUMNS.format("", "parameters", "held out", "licence", "weights"))
     for (model_type, class_name), entries in groupby(models, key=lambda entry: (entry["model_type"], entry["class"])):
         print(f"{model_type} ({class_name})")
         for entry in entries:
             print(row(entry))
-    print("\nLower bits per byte are better, on the same text only (--json names it).")
+    print("\nLower bits per byte are better, on the same data only (--json names it).")
+    if any(entry["measured"] and entry["measured"]["changed"] for entry in models):
+        print("* by a run that changed the recipe (--json names the keys)")
+    if any(entry["parameters"] is None for entry in models):
+        print("? starts from a model that is to be trained first")
     print("What is to be trained: seqzoo train MODEL/RECIPE, such as gpt2/demo")
     return 0
 
 
-COLUMNS = "  {:18} {:>10}  {:16}  {:10}  {}"
+COLUMNS = "  {:18} {:>10}  {:17} {:10}  {}"
 
 
 def row(entry: dict) -> str:
-    measured = f"{entry['measured']['value']:.3f} bits/byte" if entry["measured"] else "not measured"
+    measured, parameters = "not measured", "?"
+    if entry["measured"]:
+        unit = entry["measured"]["metric"].replace("bits_per_byte", "bits/byte")
+        measured = f"{entry['measured']['value']:.3f} {unit}" + ("*" if entry["measured"]["changed"] else "")
+    if entry["parameters"] is not None:
+        parameters = f"{entry['parameters'] / 1e6:,.1f} M"
     return COLUMNS.format(
         entry["recipe"].rpartition("/")[2],
-        f"{entry['parameters'] / 1e6:,.1f} M",
+        parameters,
         measured,
         entry["license"],
         entry["weights"] or "to be trained",

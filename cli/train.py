@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from seqzoo.trainers.causal_lm import execute
+    from seqzoo.trainers.run import execute
 
     execute(args.recipe, args.overrides, args.dry_run)
     return 0

@@ -20,22 +20,27 @@ PROVEN_TRANSFORMERS = ">=5.17,<=5.23"
 
 METRICS_SCHEMA = 1
 
-# What a card needs of metrics.json; the rest of it is shown where it is there.
+# What a card needs of metrics.json, of any run and of one on text; the rest of it is shown where it is there.
 METRICS = {
-    "data": ("source", "sha256", "python", "train_tokens", "train_bytes"),
-    "training": (
-        *("steps", "batch_size", "sequence_length", "tokens_seen", "final_loss"),
-        *("seconds", "tokens_per_second", "num_processes", "seed"),
-    ),
-    "evaluation": ("bits_per_byte", "perplexity", "tokens", "bytes"),
+    "data": ("source",),
+    "training": ("steps", "batch_size", "final_loss", "seconds", "num_processes", "seed"),
+    "evaluation": (),
     "versions": (),
     "date": (),
+}
+TEXT_METRICS = {
+    "data": ("sha256", "python", "train_tokens", "train_bytes"),
+    "training": ("sequence_length", "tokens_seen", "tokens_per_second"),
+    "evaluation": ("bits_per_byte", "perplexity", "tokens", "bytes"),
 }
 
 # The task of a model by the Auto class that loads it.
 PIPELINE_TAGS = {
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForSeq2SeqLM": "text2text-generation",
     "AutoModel": "feature-extraction",
 }
 
@@ -69,7 +74,8 @@ def model_card(
     Args:
         model (`PreTrainedModel`):
             The file `<model_type>.md` of this folder, a template that is given the config, says what it is;
-            `library_model.md`, if it is not of the zoo.
+            `library_model.md`, if it is not of the zoo. Its metadata may name another `pipeline_tag` than the Auto
+            class has, and its section `How to use it` stands in for the one that suits language models.
         name (`str`):
             Title of the card and name of the repository.
         license (`str`):
@@ -101,7 +107,7 @@ def model_card(
     data = ModelCardData(
         license=license,
         library_name="transformers",
-        pipeline_tag=PIPELINE_TAGS[auto_class],
+        pipeline_tag=about.data.pipeline_tag or PIPELINE_TAGS[auto_class],
         language=about.data.language,
         tags=[*(["custom_code"] if of_zoo else []), config.model_type, *about.data.tags],
     )
@@ -115,21 +121,23 @@ def model_card(
             source = ", ".join(Path(name).name for name in source.split(", "))
         lengths = {int(length): result for length, result in metrics["evaluation"].get("by_length", {}).items()}
         teacher = f" `{metrics['teacher']}`" if "teacher" in metrics else ""
-        objective, loss_unit = OBJECTIVES[metrics["training"].get("objective", "language_modeling")]
-        objective = objective.format(teacher)
+        if is_of_text(metrics):
+            objective, loss_unit = OBJECTIVES[metrics["training"].get("objective", "language_modeling")]
+            objective = objective.format(teacher)
         data.model_name = name
         data.base_model = metrics.get("base_model")
         data.datasets = [dataset] if dataset else None
+        held_out = ", ".join(Path(name).name for name in metrics["data"].get("validation", []))
         data.eval_results = [
             EvalResult(
                 task_type=data.pipeline_tag,
-                dataset_type=dataset or "text",
-                dataset_name=f"held-out part of {source}",
+                dataset_type=dataset or ("text" if is_of_text(metrics) else metrics["task"]),
+                dataset_name=held_out or f"held-out part of {source}",
                 metric_type=metric,
-                metric_value=round(metrics["evaluation"][metric], 4),
+                metric_value=round(value, 4),
                 metric_name=metric.replace("_", " "),
             )
-            for metric in ("bits_per_byte", "perplexity")
+            for metric, value in _headlines(metrics).items()
         ]
 
     return ModelCard.from_template(
@@ -144,6 +152,7 @@ def model_card(
         remote_code=", trust_remote_code=True" if of_zoo else "",
         transformers_range=PROVEN_TRANSFORMERS,
         metrics=metrics,
+        of_text=metrics is not None and is_of_text(metrics),
         source=source,
         starts=STARTS,
         objective=objective,
@@ -151,6 +160,19 @@ def model_card(
         lengths=sorted(lengths.items()),
         recipe=recipe and recipe.strip(),
     )
+
+
+def is_of_text(metrics: dict[str, Any]) -> bool:
+    """Whether a run trained a language model; runs of before there were tasks did."""
+    return metrics.get("task", "causal_lm") == "causal_lm"
+
+
+def _headlines(metrics: dict[str, Any]) -> dict[str, float]:
+    """The measures that are a card's evaluation results."""
+    evaluation = metrics["evaluation"]
+    if is_of_text(metrics):
+        return {metric: evaluation[metric] for metric in ("bits_per_byte", "perplexity")}
+    return {metric: value for metric, value in evaluation.items() if isinstance(value, int | float)}
 
 
 def read_metrics(path: str | Path, model_type: str | None = None) -> dict[str, Any]:
@@ -173,7 +195,11 @@ def read_metrics(path: str | Path, model_type: str | None = None) -> dict[str, A
             "remove the file or evaluate the model again."
         )
     missing = [section for section in METRICS if section not in metrics] or [
-        f"{section}.{key}" for section, keys in METRICS.items() for key in keys if key not in metrics[section]
+        f"{section}.{key}"
+        for needed in (METRICS, TEXT_METRICS if is_of_text(metrics) else {})
+        for section, keys in needed.items()
+        for key in keys
+        if key not in metrics[section]
     ]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}: run the training or evaluation again.")

@@ -4,7 +4,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -23,7 +30,8 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = WEIGHTS
 
     Args:
         model_dir (`str` or `Path`):
-            A folder that a training run or `save_pretrained` left: `config.json`, safetensors weights and tokenizer.
+            A folder that a training run or `save_pretrained` left: `config.json`, safetensors weights and, where the
+            model has one, tokenizer or image processor.
             `metrics.json` and `recipe.yaml`, where present, go into the card.
         out_dir (`str` or `Path`):
             A folder that does not exist yet or is empty. Its name becomes the title of the card.
@@ -48,7 +56,7 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = WEIGHTS
     config_class = _config_class(model_dir, config.get("model_type"))
     auto_classes = _auto_classes(config_class)
     model = _load_model(model_dir, config.get("architectures") or [], auto_classes)
-    tokenizer = _load_tokenizer(model_dir)
+    processor = _load_processor(model_dir, text="vocab_size" in config)
     metrics_path, recipe_path = model_dir / "metrics.json", model_dir / "recipe.yaml"
     metrics = read_metrics(metrics_path, config_class.model_type) if metrics_path.exists() else None
     recipe = recipe_path.read_text(encoding="utf-8") if recipe_path.exists() else None
@@ -68,7 +76,8 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = WEIGHTS
         folder = Path(scratch) / out_dir.name
         folder.mkdir()
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
         if of_zoo:
             flatten([cls.__module__ for cls in (config_class, *auto_classes.values())], folder)
         card.save(folder / "README.md")
@@ -128,9 +137,14 @@ def _load_model(
     return model
 
 
-def _load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
-    if not (model_dir / "tokenizer_config.json").is_file():
+def _load_processor(model_dir: Path, *, text: bool) -> PreTrainedTokenizerBase | BaseImageProcessor | None:
+    """The tokenizer or image processor beside the weights; a model of text has to have one."""
+    if (model_dir / "tokenizer_config.json").is_file():
+        return AutoTokenizer.from_pretrained(model_dir)
+    if (model_dir / "preprocessor_config.json").is_file():
+        return AutoImageProcessor.from_pretrained(model_dir)
+    if text:
         raise FileNotFoundError(
             f"{model_dir} has no tokenizer, which pipelines need: save it there with tokenizer.save_pretrained."
         )
-    return AutoTokenizer.from_pretrained(model_dir)
+    return None

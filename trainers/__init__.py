@@ -5,13 +5,15 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
 
     recipe.py         the sections of a recipe, checked
     recipe_parsing.py names and types of their keys
-    recipe_model.py   the model that a recipe asks for; the dry run
+    recipe_checks.py  ranges, and keys that contradict each other
+    recipe_model.py   the language model that a recipe asks for
+    run.py            one run of any kind: folder, loop, evaluation, saving, push; the command line of trainers
     catalogue.py      what the zoo offers: recipes, sizes, what runs measured, where their weights are
     run_folder.py     what a run may write, and when it may be resumed
     loop.py           the Accelerate loop and the state of a run
     tracking.py       curves: the trackers of Accelerate
     checkpointing.py  checkpoints and files that are complete or absent (docs/checkpoints.md)
-    causal_lm.py      a run of a language model; start it with accelerate launch or `seqzoo train`
+    causal_lm.py      task `causal_lm`: text, tokenizer and model; start it with accelerate launch or `seqzoo train`
     language_modeling.py  its objective, next-token prediction
     recall.py         associative recall, the synthetic task of the comparison of update rules
     transfer/         objectives with a teacher, low-rank updates

@@ -6,8 +6,14 @@ from typing import Any
 from seqzoo.data.text import EMBEDDED, EMBEDDED_LICENSE
 from seqzoo.hub_cards.card import read_metrics
 from seqzoo.hub_cards.model_folder import WEIGHTS_LICENSE
-from seqzoo.trainers.recipe import load_recipe, packaged_recipes
-from seqzoo.trainers.recipe_model import weightless_model
+from seqzoo.trainers.recipe import Recipe, load_recipe, packaged_recipes
+from seqzoo.trainers.recipe_model import check_sources
+from seqzoo.trainers.run import task_module
+from seqzoo.trainers.run_folder import RECIPE_FILE, changed_keys
+
+
+# What an evaluation is known by: the first of these that it has.
+_HEADLINES = ("bits_per_byte", "accuracy", "loss")
 
 
 def list_models(runs: str | Path = "runs") -> list[dict[str, Any]]:
@@ -24,9 +30,11 @@ def list_models(runs: str | Path = "runs") -> list[dict[str, Any]]:
     Returns:
         `list[dict]`, with the keys
 
-        - `model_type`, `recipe` (for `seqzoo train`), `class` of the model and `parameters`;
-        - `measured`: None, or `metric` (bits per byte, lower is better), `value`, `on` (the text whose held-out part
-          was read), `steps`, `date` and `run` (its folder);
+        - `model_type`, `recipe` (for `seqzoo train`), `class` of the model and `parameters` (None where the model that
+          the recipe starts from is not there yet);
+        - `measured`: None, or `metric` (`bits_per_byte` and `loss`: lower is better; `accuracy`: higher), `value`,
+          `on` (the data whose held-out part was read), `steps`, `date`, `run` (its folder), and `changed`: keys in
+          which the run's own recipe differs from the packaged one;
         - `license` of the weights, when they are exported without another, and `data_license` of the text that they
           are learnt from, None where nobody said;
         - `weights`: id on the Hub, where the run pushed it; the run's folder; or None, where it has to be trained.
@@ -37,12 +45,17 @@ def list_models(runs: str | Path = "runs") -> list[dict[str, Any]]:
 
 def _entry(name: str, run: tuple[Path, dict[str, Any]] | None) -> dict[str, Any]:
     recipe = load_recipe(name)
-    model = weightless_model(recipe)
+    model = task_module(recipe).weightless_model(recipe)
+    try:
+        check_sources(recipe)
+        parameters = model.num_parameters()
+    except FileNotFoundError:  # the model that it starts from decides the size, and has to be trained first
+        parameters = None
     entry = {
         "model_type": recipe.model.model_type,
         "recipe": name,
         "class": type(model).__name__,
-        "parameters": model.num_parameters(),
+        "parameters": parameters,
         "measured": None,
         "license": WEIGHTS_LICENSE,
         "data_license": recipe.data.license or (EMBEDDED_LICENSE if recipe.data.source == EMBEDDED else None),
@@ -50,20 +63,27 @@ def _entry(name: str, run: tuple[Path, dict[str, Any]] | None) -> dict[str, Any]
     }
     if run:
         folder, metrics = run
+        metric = next(name for name in _HEADLINES if name in metrics["evaluation"])
         entry |= {
             "parameters": metrics["parameters"],
             "measured": {
-                "metric": "bits_per_byte",
-                "value": metrics["evaluation"]["bits_per_byte"],
+                "metric": metric,
+                "value": metrics["evaluation"][metric],
                 "on": metrics["data"]["source"],
                 "steps": metrics["training"]["steps"],
                 "date": metrics["date"],
                 "run": str(folder),
+                "changed": _changed(recipe, folder),
             },
             "data_license": metrics["data"].get("license"),
             "weights": metrics.get("hub", str(folder)),
         }
     return entry
+
+
+def _changed(recipe: Recipe, folder: Path) -> list[str]:
+    saved = folder / RECIPE_FILE
+    return changed_keys(recipe, load_recipe(saved)) if saved.is_file() else []
 
 
 def _newest_runs(root: Path) -> dict[str, tuple[Path, dict[str, Any]]]:

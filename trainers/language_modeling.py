@@ -28,6 +28,8 @@ class CausalLanguageModeling:
         `ValueError`: there is nothing to predict in the held-out text.
     """
 
+    unit = "tokens"
+
     def __init__(self, accelerator: Accelerator, held_out: TokenRow, recipe: Recipe):
         if len(held_out) < 2:
             raise ValueError(
@@ -37,6 +39,9 @@ class CausalLanguageModeling:
         self.held_out = held_out
         self.evaluation = recipe.evaluation
         self.sequence_length = recipe.data.sequence_length
+
+    def count_inputs(self, batch: Mapping[str, np.ndarray]) -> int:
+        return batch["input_ids"].size
 
     def count_targets(self, batch: Mapping[str, Tensor]) -> int:
         return int((batch["labels"][:, 1:] != -100).sum())

@@ -27,7 +27,7 @@ from torch.distributed.fsdp import StateDictType
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
-from seqzoo.trainers.checkpointing import Checkpoints
+from seqzoo.trainers.checkpointing import CheckpointError, Checkpoints
 from seqzoo.trainers.recipe import Recipe, TrainingSection
 
 
@@ -54,6 +54,12 @@ class Batches(Protocol):
 class Objective(Protocol):
     """What a kind of training adds to the loop."""
 
+    unit: str
+    """What inputs are counted in, in the plural: `tokens`, `images`."""
+
+    def count_inputs(self, batch: Mapping[str, np.ndarray]) -> int:
+        """Inputs in a global batch, of which the speed is told."""
+
     def count_targets(self, batch: Mapping[str, Tensor]) -> int:
         """Targets in the rows of a batch: what a loss is divided by."""
 
@@ -70,8 +76,8 @@ class TrainingState:
 
     step: int = 0
     """Optimizer steps done."""
-    tokens_seen: int = 0
-    """Input tokens, over all processes."""
+    inputs_seen: int = 0
+    """Inputs in the objective's unit, such as tokens, over all processes."""
     seconds: float = 0.0
     """Spent in this loop, over all lives of the run."""
     best_step: int | None = None
@@ -157,7 +163,6 @@ def train(
         `CheckpointError`: the newest checkpoint could not be read.
     """
     training = recipe.training
-    main_input = model.main_input_name
     optimizer = new_optimizer(model, training)
     schedule = get_scheduler(
         "constant_with_warmup" if training.schedule == "constant" else training.schedule,
@@ -170,7 +175,14 @@ def train(
     state = TrainingState(num_processes=accelerator.num_processes)
     set_seed(training.seed, device_specific=True)  # every process drops out units of its own
     if training.resume and checkpoints.steps():
-        state = TrainingState(**checkpoints.load(checkpoints.steps()[-1]))
+        newest = checkpoints.steps()[-1]
+        try:
+            state = TrainingState(**checkpoints.load(newest))
+        except TypeError as error:
+            raise CheckpointError(
+                f"{checkpoints.path(newest)} was written by another version of seqzoo ({error}); finish the run with "
+                "that one, or set training.overwrite=true to start again"
+            ) from error
         batches.load_state_dict(state.batches)
         note(accelerator, f"{recipe.name}: going on after step {state.step}")
 
@@ -182,7 +194,7 @@ def train(
         dynamic_ncols=True,
         disable=not accelerator.is_main_process,
     )
-    tokens_before, seconds_before, started = state.tokens_seen, state.seconds, time.perf_counter()
+    inputs_before, seconds_before, started = state.inputs_seen, state.seconds, time.perf_counter()
     model.train()
     while state.step < training.steps:
         batch = next(batches)
@@ -199,16 +211,16 @@ def train(
         optimizer.zero_grad()
 
         state.step += 1
-        state.tokens_seen += batch[main_input].size
+        state.inputs_seen += objective.count_inputs(batch)
         state.seconds = seconds_before + time.perf_counter() - started
-        speed = (state.tokens_seen - tokens_before) / (state.seconds - seconds_before)
-        bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+        speed = (state.inputs_seen - inputs_before) / (state.seconds - seconds_before)
+        bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} {objective.unit}/s", refresh=False)
         bar.update()
         last = state.step == training.steps
         if last or state.step % recipe.tracking.log_every == 0:
             state.train_history.append([state.step, loss])
-            values = {"train/loss": loss, "train/lr": schedule.get_last_lr()[0], "train/tokens_per_second": speed}
-            accelerator.log(values, step=state.step)
+            values = {"train/loss": loss, "train/lr": schedule.get_last_lr()[0]}
+            accelerator.log(values | {f"train/{objective.unit}_per_second": speed}, step=state.step)
         improved = False
         if recipe.evaluation.every and (last or state.step % recipe.evaluation.every == 0):
             improved = _evaluate(accelerator, model, objective, state)
@@ -270,7 +282,7 @@ def _evaluate(accelerator: Accelerator, model: nn.Module, objective: Objective, 
     state.validation_history.append([state.step, measures["loss"]])
     accelerator.log({f"validation/{key}": value for key, value in measures.items()}, step=state.step)
     shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in measures.items())
-    note(accelerator, f"step {state.step}, held-out text: {shown}")
+    note(accelerator, f"step {state.step}, held out: {shown}")
     if state.best_loss is not None and not measures["loss"] < state.best_loss:
         return False
     state.best_step, state.best_loss = state.step, measures["loss"]

@@ -31,9 +31,14 @@ class AssociativeRecall:
             The sizes.
     """
 
+    unit = "tokens"
+
     def __init__(self, accelerator: Accelerator, task: RecallTask):
         self.accelerator = accelerator
         self.task = task
+
+    def count_inputs(self, batch: Mapping[str, np.ndarray]) -> int:
+        return batch["input_ids"].size
 
     def count_targets(self, batch: Mapping[str, Tensor]) -> int:
         return int((batch["targets"] != -100).sum())

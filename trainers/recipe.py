@@ -1,7 +1,9 @@
 """Recipes: one YAML file that says everything about a training run.
 
-A recipe has seven sections, a dataclass each, below. [`load_recipe`] reads a file, a packaged recipe such as
-`gpt2/demo`, or a mapping; applies `key=value` overrides; and refuses what it does not know:
+`task` says what kind of training it is, the name of a module of this room; without it, `causal_lm`. Beside it a
+recipe has seven sections, a dataclass each, below; which one `data` is depends on the task. [`load_recipe`] reads a
+file, a packaged recipe such as `gpt2/demo`, or a mapping; applies `key=value` overrides; and refuses what it does not
+know:
 
     recipe = load_recipe("gpt2/demo", ["training.lr=3e-4", "training.output_dir=runs/teacher"])
 
@@ -10,7 +12,7 @@ the run's folder gets the resolved one (`recipe.yaml`), in which every key is wr
 """
 
 import copy
-import math
+import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -20,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from seqzoo.trainers.recipe_checks import check
 from seqzoo.trainers.recipe_parsing import RecipeError, apply_override, build_section, refuse_unknown
 
 
@@ -106,6 +109,24 @@ class DataSection:
     streaming: bool = False
     shuffle_buffer: int = 1000
 
+    def check(self) -> None:
+        """Raises `RecipeError` for values that do not fit each other."""
+        if not 0 < self.validation_fraction < 1:
+            raise RecipeError(f"data.validation_fraction is {self.validation_fraction}, but must lie between 0 and 1")
+        if self.sequence_length < 2:
+            raise RecipeError(f"data.sequence_length is {self.sequence_length}, but must be 2 or more")
+        if not self.streaming:
+            return
+        if self.source == "embedded":
+            raise RecipeError("data.streaming needs files or a Hub dataset as data.source, not the embedded text")
+        if self.validation is None:
+            raise RecipeError(
+                "data.streaming cannot hold out a part of a text that is never there as a whole; set data.validation "
+                "to other files, or beside a Hub dataset to the name of a split"
+            )
+        if self.num_proc:
+            raise RecipeError("data.num_proc has no meaning with data.streaming; remove it")
+
 
 @dataclass
 class TokenizerSection:
@@ -129,11 +150,11 @@ class TrainingSection:
     Args:
         steps (`int`):
             Optimizer steps in all.
-        objective (`language_modeling`, `align` or `distill`, defaults to `language_modeling`):
-            Next-token prediction. Or a stage of a conversion, with `model.teacher`: `align` teaches each layer's
-            memory to give what the teacher's attention gives, and nothing else learns; `distill` adds the divergence
-            from the teacher's predictions to next-token prediction. A stage is a run of its own; the next one names
-            it as `model.init_from`.
+        objective (`language_modeling`, `align` or `distill`, *optional*, defaults to `language_modeling`):
+            Of `causal_lm` only. Next-token prediction. Or a stage of a conversion, with `model.teacher`: `align`
+            teaches each layer's memory to give what the teacher's attention gives, and nothing else learns; `distill`
+            adds the divergence from the teacher's predictions to next-token prediction. A stage is a run of its own;
+            the next one names it as `model.init_from`.
         distill_weight (`float`, defaults to 0.5), distill_temperature (`float`, defaults to 1.0):
             Only with `distill`: the share of the divergence in the loss, from 0 to 1, and what both models' logits
             are divided by for it.
@@ -175,7 +196,7 @@ class TrainingSection:
     """
 
     steps: int
-    objective: typing.Literal["language_modeling", "align", "distill"] = "language_modeling"
+    objective: typing.Literal["language_modeling", "align", "distill"] | None = None
     distill_weight: float | None = None
     distill_temperature: float | None = None
     lora_rank: int | None = None
@@ -252,21 +273,26 @@ class HubSection:
     private: bool = True
 
 
+# What `data` holds, by task: a task is the name of a module in this room, which seqzoo.trainers.run describes.
+DATA_SECTIONS: dict[str, type] = {"causal_lm": DataSection}
+
+
 @dataclass
 class Recipe:
     """A checked recipe. `name` is not a key of the file: it is the file's own name, such as `gpt2/demo`."""
 
     model: ModelSection
     training: TrainingSection
-    data: DataSection = field(default_factory=DataSection)
+    task: str = "causal_lm"
+    data: Any = field(default_factory=DataSection)
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     tracking: TrackingSection = field(default_factory=TrackingSection)
     hub: HubSection = field(default_factory=HubSection)
     name: str = "recipe"
 
-    def as_dict(self) -> dict[str, dict[str, Any]]:
-        """The sections as plain mappings, every key written out."""
+    def as_dict(self) -> dict[str, Any]:
+        """The task, and the sections as plain mappings, every key written out."""
         return {key: value for key, value in asdict(self).items() if key != "name"}
 
 
@@ -310,9 +336,14 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         apply_override(sections, override)
     # A file knows its own name; `name` is no key of it.
     refuse_unknown(sections, [item.name for item in fields(Recipe) if item.name != "name"], path="")
+    task = sections.get("task", "causal_lm")
+    if task not in DATA_SECTIONS:
+        nearest = difflib.get_close_matches(str(task), DATA_SECTIONS, n=1, cutoff=0.0)[0]
+        raise RecipeError(f"task is {task!r}; did you mean {nearest}? It takes one of {', '.join(DATA_SECTIONS)}")
+    data = build_section(DATA_SECTIONS[task], sections.pop("data", {}), path="data.")
     recipe = build_section(Recipe, sections, path="")
-    recipe.name = name
-    _check(recipe)
+    recipe.data, recipe.name = data, name
+    check(recipe)
     _fill_in(recipe)
     return recipe
 
@@ -332,102 +363,14 @@ def _read(source: str) -> tuple[str, str]:
     raise FileNotFoundError(f"there is no recipe {source}; the packaged ones are: {', '.join(packaged)}")
 
 
-_POSITIVE = {
-    "data": ("num_proc", "shuffle_buffer"),
-    "training": (
-        *("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
-        *("distill_temperature", "lora_rank", "lora_alpha"),
-    ),
-    "evaluation": ("every", "max_tokens", "batch_size"),
-    "tracking": ("log_every",),
-}
-
-
-def _check(recipe: Recipe) -> None:
-    """What the types cannot say."""
-    for section, keys in _POSITIVE.items():
-        for key in keys:
-            value = getattr(getattr(recipe, section), key)
-            if value is not None and not 0 < value < math.inf:
-                raise RecipeError(f"{section}.{key} is {value}, but must be a number greater than 0")
-    model, data, tokenizer, training = recipe.model, recipe.data, recipe.tokenizer, recipe.training
-    if model.init_from and model.convert_gpt2:
-        raise RecipeError("model.init_from and model.convert_gpt2 exclude each other; keep one")
-    if tokenizer.path and tokenizer.vocab_size:
-        raise RecipeError("tokenizer.path and tokenizer.vocab_size exclude each other; keep one")
-    if not (tokenizer.path or tokenizer.vocab_size or model.init_from or model.convert_gpt2):
-        raise RecipeError("a model from scratch needs a tokenizer: set tokenizer.path or tokenizer.vocab_size")
-    if tokenizer.vocab_size is not None and tokenizer.vocab_size < 257:
-        raise RecipeError(f"tokenizer.vocab_size is {tokenizer.vocab_size}; 256 bytes and the end of text need 257")
-    if tokenizer.vocab_size and (model.init_from or model.convert_gpt2):
-        raise RecipeError("tokenizer.vocab_size would train a tokenizer that the given weights do not know; remove it")
-    if not 0 < data.validation_fraction < 1:
-        raise RecipeError(f"data.validation_fraction is {data.validation_fraction}, but must lie between 0 and 1")
-    if data.sequence_length < 2:
-        raise RecipeError(f"data.sequence_length is {data.sequence_length}, but must be 2 or more")
-    if data.streaming:
-        if data.source == "embedded":
-            raise RecipeError("data.streaming needs files or a Hub dataset as data.source, not the embedded text")
-        if data.validation is None:
-            raise RecipeError(
-                "data.streaming cannot hold out a part of a text that is never there as a whole; set data.validation "
-                "to other files, or beside a Hub dataset to the name of a split"
-            )
-        if data.num_proc:
-            raise RecipeError("data.num_proc has no meaning with data.streaming; remove it")
-    if len(training.betas) != 2 or not all(0 <= beta < 1 for beta in training.betas):
-        raise RecipeError(f"training.betas is {training.betas}, but takes two numbers in [0, 1)")
-    if not 0 <= training.warmup_steps <= training.steps:
-        raise RecipeError(
-            f"training.warmup_steps is {training.warmup_steps}, but training.steps is {training.steps}: lower it"
-        )
-    if training.batch_size % training.gradient_accumulation_steps:
-        raise RecipeError(
-            f"training.batch_size {training.batch_size} cannot be cut into "
-            f"training.gradient_accumulation_steps {training.gradient_accumulation_steps}; make it a multiple"
-        )
-    if training.keep_checkpoints < 1:
-        raise RecipeError(f"training.keep_checkpoints is {training.keep_checkpoints}, but one has to stay")
-    if training.resume and training.overwrite:
-        raise RecipeError("training.resume and training.overwrite exclude each other; keep one")
-    if min(recipe.evaluation.lengths, default=1) < 1:
-        raise RecipeError(f"evaluation.lengths is {recipe.evaluation.lengths}, but a window has at least 1 token")
-    if training.keep_best and recipe.evaluation.every is None:
-        raise RecipeError("training.keep_best needs evaluation.every: the best model is chosen while training")
-    _check_conversion(model, training)
-
-
-def _check_conversion(model: ModelSection, training: TrainingSection) -> None:
-    objective, pretrained = training.objective, model.init_from or model.convert_gpt2
-    if objective == "language_modeling" and model.teacher:
-        raise RecipeError("model.teacher belongs to training.objective align or distill, not to language_modeling")
-    if objective != "language_modeling" and not (model.teacher or model.convert_gpt2):
-        raise RecipeError(f"training.objective {objective} needs model.teacher: the GPT-2 to learn from")
-    for key in ("distill_weight", "distill_temperature"):
-        if getattr(training, key) is not None and objective != "distill":
-            raise RecipeError(f"training.{key} belongs to training.objective distill, not to {objective}; remove it")
-    for key in ("lora_alpha", "lora_targets"):
-        if getattr(training, key) is not None and training.lora_rank is None:
-            raise RecipeError(f"training.{key} belongs to training.lora_rank, which is not set; remove it")
-    if not 0 <= (training.distill_weight or 0) <= 1:
-        raise RecipeError(f"training.distill_weight is {training.distill_weight}, but must lie between 0 and 1")
-    for key, chosen in (("objective align", objective == "align"), ("lora_rank", training.lora_rank)):
-        if chosen and not pretrained:
-            raise RecipeError(
-                f"training.{key} leaves most weights as they are, and these would be random: set model.convert_gpt2 "
-                "or model.init_from"
-            )
-    if training.lora_targets == []:
-        raise RecipeError("training.lora_targets is empty; name modules, or remove it for all of GPT-2's matrices")
-    if training.gradient_checkpointing and objective == "align":
-        raise RecipeError("training.gradient_checkpointing does nothing for training.objective align; remove it")
-
-
 def _fill_in(recipe: Recipe) -> None:
     """Defaults that depend on other keys."""
     model, training = recipe.model, recipe.training
     if training.output_dir is None:
         training.output_dir = f"runs/{recipe.name}"
+    if recipe.task != "causal_lm":
+        return
+    training.objective = training.objective or "language_modeling"
     if training.objective != "language_modeling":
         model.teacher = model.teacher or model.convert_gpt2
     if training.objective == "distill":

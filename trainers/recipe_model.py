@@ -57,7 +57,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
     """
     section = recipe.model
     source = section.init_from or section.convert_gpt2
-    _check_config_keys(section)
+    check_config_keys(section)
     try:
         if section.convert_gpt2:
             from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import (
@@ -95,11 +95,11 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
             f"training.lora_rank would leave {columns[0]} random but for a low rank: with this "
             "model.config.state_size they do not come from GPT-2. Train in full, or leave state_size out"
         )
-    _choose_parameters(model, recipe)
+    choose_parameters(model, recipe)
     return model
 
 
-def _choose_parameters(model: PreTrainedModel, recipe: Recipe) -> None:
+def choose_parameters(model: PreTrainedModel, recipe: Recipe) -> None:
     """Freeze what the recipe does not train, and add what it trains instead."""
     if recipe.training.lora_rank:
         add_lora(model, recipe.training)
@@ -122,14 +122,14 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 def new_config(section: ModelSection, defaults: dict[str, Any]) -> PreTrainedConfig:
     """The config of a model from scratch; `defaults` fill in what the recipe does not say."""
-    _check_config_keys(section)
+    check_config_keys(section)
     try:
         return AutoConfig.for_model(section.model_type, **(defaults | section.config))
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise RecipeError(f"model.config does not make a {section.model_type} config: {error}") from error
 
 
-def _check_config_keys(section: ModelSection) -> None:
+def check_config_keys(section: ModelSection) -> None:
     if section.model_type not in CONFIG_MAPPING:
         nearest = difflib.get_close_matches(section.model_type, list(CONFIG_MAPPING), n=1, cutoff=0.0)[0]
         raise RecipeError(f"model.model_type {section.model_type!r} is unknown; did you mean {nearest}?")
@@ -150,47 +150,3 @@ def check_lengths(recipe: Recipe, config: PreTrainedConfig) -> None:
     for key, values in lengths.items():
         if limit is not None and max(values, default=0) > limit:
             raise RecipeError(f"{key} reaches {max(values)}, but the model has {limit} positions; lower it")
-
-
-def weightless_model(recipe: Recipe) -> PreTrainedModel:
-    """The model of a recipe on the meta device: its shapes and nothing else, without data, weights or network."""
-    section = recipe.model
-    defaults = {}
-    if recipe.tokenizer.vocab_size:  # `<|endoftext|>` comes first in a vocabulary of one's own
-        defaults = {"vocab_size": recipe.tokenizer.vocab_size, "bos_token_id": 0, "eos_token_id": 0}
-    if section.init_from and Path(section.init_from).is_dir():
-        _check_config_keys(section)
-        config = AutoConfig.from_pretrained(section.init_from, **section.config)
-    else:
-        config = new_config(section, defaults)
-    check_lengths(recipe, config)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
-def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Try a recipe out without data, weights or network: one batch of full shape through a model without storage.
-
-    Returns:
-        `model_type`, `parameters`, `trained_parameters`, `batch` (`[sequences, tokens]` of a step over all processes),
-        `tokens` of the whole training, and `logits` (shape).
-    """
-    model = weightless_model(recipe)
-    parameters = model.num_parameters()
-    with torch.device("meta"):
-        _choose_parameters(model, recipe)
-    shape = (recipe.training.batch_size, recipe.data.sequence_length)
-    tokens = torch.zeros(shape, dtype=torch.long, device="meta")
-    inputs = {"input_ids": tokens, "labels": tokens}
-    if recipe.data.packing == "separate":
-        inputs["position_ids"] = tokens
-    # With a cache, transformers does not look for packed documents: it would have to read positions without storage.
-    output = model(**inputs, use_cache=True)
-    return {
-        "model_type": model.config.model_type,
-        "parameters": parameters,
-        "trained_parameters": trained_parameters(model),
-        "batch": list(shape),
-        "tokens": shape[0] * shape[1] * recipe.training.steps,
-        "logits": list(output.logits.shape),
-    }

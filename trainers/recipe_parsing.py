@@ -64,6 +64,8 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
             try:
                 return _convert(value, option, path)
             except RecipeError:
+                if typing.get_origin(option) is typing.Literal and isinstance(value, str):
+                    raise  # it names the nearest
                 continue
     elif origin is typing.Literal:
         # YAML 1.1 reads a bare `no` as false.

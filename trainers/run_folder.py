@@ -103,16 +103,23 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
+def changed_keys(before: Recipe, now: Recipe) -> list[str]:
+    """Keys that decide what the steps compute and differ between two recipes, sorted."""
+    old, new = flat(before.as_dict()), flat(now.as_dict())
+    return [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if key not in _FREE_KEYS and key.partition(".")[0] not in _FREE_SECTIONS and old.get(key) != new.get(key)
+    ]
+
+
 def _refuse_changes(before: Recipe, now: Recipe, saved: Path) -> None:
     old, new = flat(before.as_dict()), flat(now.as_dict())
-    for key in sorted(old.keys() | new.keys()):
-        if key in _FREE_KEYS or key.partition(".")[0] in _FREE_SECTIONS:
-            continue
-        if old.get(key) != new.get(key):
-            raise RecipeError(
-                f"cannot resume: {key} is {new.get(key)!r}, but the run in {saved.parent} was started with "
-                f"{old.get(key)!r}; set it back, or start another run in another training.output_dir"
-            )
+    for key in changed_keys(before, now):
+        raise RecipeError(
+            f"cannot resume: {key} is {new.get(key)!r}, but the run in {saved.parent} was started with "
+            f"{old.get(key)!r}; set it back, or start another run in another training.output_dir"
+        )
 
 
 def flat(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:

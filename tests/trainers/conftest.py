@@ -5,8 +5,8 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.recipe import load_recipe
+from seqzoo.trainers.run import run
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from seqzoo.data.text_packing import PackedBatches
 from seqzoo.data.text_stream import PackedStream
-from seqzoo.trainers.causal_lm import main
+from seqzoo.trainers.run import main
 
 
 def kill_at(batch: int) -> None:

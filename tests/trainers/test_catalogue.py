@@ -1,11 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 import seqzoo
 from seqzoo.__main__ import main
 from seqzoo.trainers.catalogue import list_models
-from seqzoo.trainers.recipe import packaged_recipes
+from seqzoo.trainers.recipe import load_recipe, packaged_recipes
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,10 @@ def test_parameters_are_those_of_the_model(untrained):
     assert demo["parameters"] == seqzoo.DecayFastWeightGPT2LMHeadModel(config).num_parameters()
 
 
+def test_parameters_that_a_missing_model_decides_are_not_guessed(untrained):
+    assert untrained["decay_fast_weight_gpt2/distill_demo"]["parameters"] is None
+
+
 def test_nothing_is_claimed_that_no_run_measured(untrained):
     assert {entry["measured"] for entry in untrained.values()} == {None}
     assert {entry["weights"] for entry in untrained.values()} == {None}
@@ -62,8 +68,10 @@ def test_the_newest_run_tells_what_was_measured_and_where_the_weights_are(write_
     write_run("mine", "my_recipe", 0.5, "2026-01-01T00:00:00+00:00")
     (tmp_path / "runs" / "b" / "metrics.json").write_text("{")
     (tmp_path / "runs" / "metrics.json").write_text('{"schema": 7}')
-    entries = {entry["recipe"]: entry for entry in seqzoo.list_models(tmp_path / "runs")}
     folder = str(tmp_path / "runs" / "a" / "newer")
+    own = load_recipe("gpt2/demo", ["training.steps=77", "training.lr=1", "evaluation.every=3"])
+    (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(own.as_dict()))
+    entries = {entry["recipe"]: entry for entry in seqzoo.list_models(tmp_path / "runs")}
     assert entries["gpt2/demo"]["measured"] == {
         "metric": "bits_per_byte",
         "value": 2.5,
@@ -71,6 +79,7 @@ def test_the_newest_run_tells_what_was_measured_and_where_the_weights_are(write_
         "steps": 77,
         "date": "2026-02-01T00:00:00+00:00",
         "run": folder,
+        "changed": ["training.lr", "training.steps"],
     }
     assert entries["gpt2/demo"]["weights"] == folder
     assert entries["gpt2/demo"]["parameters"] == 123_456_789

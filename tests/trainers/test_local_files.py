@@ -2,8 +2,8 @@
 
 import pytest
 
-from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.recipe import load_recipe
+from seqzoo.trainers.run import run
 
 
 TINY = [

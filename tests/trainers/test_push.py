@@ -13,9 +13,9 @@ from local_hub import judge_card
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from seqzoo.hub_cards.publish import PushError
-from seqzoo.trainers import causal_lm
-from seqzoo.trainers.causal_lm import run
+from seqzoo.trainers import run as run_module
 from seqzoo.trainers.recipe import load_recipe
+from seqzoo.trainers.run import run
 
 
 TINY_ZOO = {
@@ -79,8 +79,8 @@ def test_a_model_of_the_zoo_is_pushed_as_an_export(sections, monkeypatch, tmp_pa
     def push(folder, repo_id, *, private):
         pushed[repo_id] = {path.name for path in folder.iterdir()}, private
 
-    monkeypatch.setattr(causal_lm, "check_target", lambda repo_id: None)
-    monkeypatch.setattr(causal_lm, "push", push)
+    monkeypatch.setattr(run_module, "check_target", lambda repo_id: None)
+    monkeypatch.setattr(run_module, "push", push)
     sections["model"] = TINY_ZOO
     metrics = run(load_recipe(sections, ["hub.repo_id=someone/model", "hub.private=false", "training.steps=2"]))
     files, private = pushed["someone/model"]

@@ -6,16 +6,21 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from seqzoo.trainers.causal_lm import main, run
+from seqzoo.trainers.causal_lm import dry_run
 from seqzoo.trainers.recipe import RecipeError, load_recipe, packaged_recipes
-from seqzoo.trainers.recipe_model import build_model, dry_run
+from seqzoo.trainers.recipe_model import build_model
+from seqzoo.trainers.run import main, run, task_module
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_dry_run_of_every_recipe(name):
     recipe = load_recipe(name)
-    summary = dry_run(recipe)
+    module = task_module(recipe)
+    summary = module.dry_run(recipe)
     assert summary["model_type"] == name.partition("/")[0]
+    assert summary["parameters"] == module.weightless_model(recipe).num_parameters() > 0
+    if recipe.task != "causal_lm":
+        return
     assert summary["batch"] == [recipe.training.batch_size, recipe.data.sequence_length]
     assert summary["logits"][:2] == summary["batch"]
     # Counted by another way than the summary's.

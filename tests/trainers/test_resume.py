@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from seqzoo.data.text_packing import PackedBatches
-from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.recipe import load_recipe
+from seqzoo.trainers.run import run
 
 
 # The trainer's own command, but the process kills itself at a given call: no step of it can clean up.
@@ -21,7 +21,7 @@ import torch
 from seqzoo.data.text_packing import PackedBatches
 from seqzoo.data.text_stream import PackedStream
 from seqzoo.trainers import checkpointing
-from seqzoo.trainers.causal_lm import main
+from seqzoo.trainers.run import main
 
 where, count = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)

@@ -15,8 +15,8 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.recipe import load_recipe
+from seqzoo.trainers.run import run
 
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "accelerate"

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from accelerate import tracking
 
-from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.recipe import RecipeError, load_recipe
+from seqzoo.trainers.run import run
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def local(self, address):
     return connect(self, address)
 socket.socket.connect = local
 
-from seqzoo.trainers.causal_lm import main
+from seqzoo.trainers.run import main
 code = main(sys.argv[1:])
 import trackio
 from trackio.sqlite_storage import SQLiteStorage

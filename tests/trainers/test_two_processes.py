@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.checkpointing import CheckpointError
 from seqzoo.trainers.recipe import load_recipe
+from seqzoo.trainers.run import run
 
 
 _CONFIG = Path(__file__).resolve().parents[2] / "configs" / "accelerate" / "two_cpu_processes.yaml"

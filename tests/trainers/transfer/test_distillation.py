@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.loop import new_accelerator
 from seqzoo.trainers.recipe import load_recipe
+from seqzoo.trainers.run import run
 from seqzoo.trainers.transfer.distillation import Distillation, sum_of_divergences
 
 

@@ -6,9 +6,9 @@ import pytest
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from seqzoo.data.text_tokenizer import train_tokenizer
-from seqzoo.trainers.causal_lm import run
 from seqzoo.trainers.recipe import load_recipe
 from seqzoo.trainers.recipe_parsing import RecipeError
+from seqzoo.trainers.run import run
 
 
 @pytest.fixture
