@@ -62,6 +62,29 @@ def _memory(name: str, **config) -> Row:
     return Row(name, "decay_fast_weight_gpt2", TINY_GPT2 | config, conformance=conformance)
 
 
+TINY_TRANSFORMER = {
+    "vocab_size": 99,
+    "max_position_embeddings": 128,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+
+
+def _transformer(name: str, **config) -> Row:
+    conformance = {"test_resize_position_vector_embeddings": "as in GPT-2, no method resizes the positions"}
+    if config.get("is_encoder_decoder"):
+        reason = "an encoder and a decoder of the same class, without a base model around them"
+        conformance |= dict.fromkeys(
+            ("test_base_model_prefix_loads_base_weights", "test_model_base_model_prefix"), reason
+        )
+    return Row(name, "rezero_transformer", TINY_TRANSFORMER | config, conformance=conformance)
+
+
 MODELS = [
     _memory("decay"),
     _memory(
@@ -81,6 +104,13 @@ MODELS = [
     _memory("sum-relu-normalized", update_rule="sum", feature_map="relu", normalize=True, state_size=12),
     _memory("sum-softmax", update_rule="sum", feature_map="softmax"),
     _memory("hybrid", softmax_layers=[1]),
+    _transformer("rezero"),
+    _transformer("rezero-pre-norm", residual="pre_norm", position_embedding_type="sinusoidal"),
+]
+
+# Rows for the library's suites alone: the common tests are of models that read and write one sequence.
+ENCODER_DECODERS = [
+    _transformer("rezero-encoder-decoder", is_encoder_decoder=True, tie_word_embeddings=True),
 ]
 
 

@@ -27,7 +27,7 @@ from torch.distributed.fsdp import StateDictType
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
-from seqzoo.trainers.checkpointing import Checkpoints
+from seqzoo.trainers.checkpointing import CheckpointError, Checkpoints
 from seqzoo.trainers.parameter_groups import parameter_groups
 from seqzoo.trainers.recipe import Recipe, TrainingSection
 
@@ -177,7 +177,14 @@ def train(
     state = TrainingState(num_processes=accelerator.num_processes)
     set_seed(training.seed, device_specific=True)  # every process drops out units of its own
     if training.resume and checkpoints.steps():
-        state = TrainingState(**checkpoints.load(checkpoints.steps()[-1]))
+        newest = checkpoints.steps()[-1]
+        try:
+            state = TrainingState(**checkpoints.load(newest))
+        except TypeError as error:
+            raise CheckpointError(
+                f"{checkpoints.path(newest)} was written by another version of seqzoo ({error}); finish the run with "
+                "that one, or set training.overwrite=true to start again"
+            ) from error
         batches.load_state_dict(state.batches)
         note(accelerator, f"{recipe.name}: going on after step {state.step}")
 

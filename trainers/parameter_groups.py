@@ -1,7 +1,6 @@
 """What an optimizer does with which parameter: weight decay for matrices, a rate of their own for residual weights.
 
-A residual weight is alpha of ReZero's `x + alpha F(x)` and its kin: a parameter whose name ends in `resweight` or
-`residual.alpha`.
+A residual weight is alpha of ReZero's `x + alpha F(x)` and its kin: a parameter that is called `resweight`.
 """
 
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from torch import nn
 
 
-_RESIDUAL_WEIGHTS = (".resweight", ".residual.alpha")
+RESIDUAL_WEIGHT = "resweight"
 
 
 def residual_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -17,7 +16,7 @@ def residual_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if f".{name}".endswith(_RESIDUAL_WEIGHTS) and parameter.requires_grad
+        if name.rpartition(".")[2] == RESIDUAL_WEIGHT and parameter.requires_grad
     }
 
 

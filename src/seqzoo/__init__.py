@@ -31,6 +31,16 @@ MODELS = {
             "AutoModelForImageClassification": "ReZeroResNetForImageClassification",
         },
     ),
+    "rezero_transformer": (
+        "ReZeroTransformerConfig",
+        {
+            "AutoModel": "ReZeroTransformerModel",
+            "AutoModelForCausalLM": "ReZeroTransformerForCausalLM",
+            "AutoModelForMaskedLM": "ReZeroTransformerForMaskedLM",
+            "AutoModelForSequenceClassification": "ReZeroTransformerForSequenceClassification",
+            "AutoModelForSeq2SeqLM": "ReZeroTransformerForConditionalGeneration",
+        },
+    ),
 }
 
 # model_type -> the image processors of transformers that it takes, one a backend.

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from conformance.library import load
-from model_table import MODELS, Row
+from model_table import ENCODER_DECODERS, MODELS, Row
 from transformers import AutoConfig, PreTrainedConfig
 
 import seqzoo
@@ -39,8 +39,10 @@ class ModelTester:
 
     def __init__(self, row: Row):
         self.row = row
+        self.is_encoder_decoder = self.get_config().is_encoder_decoder
         self.num_hidden_layers = self.get_config().num_hidden_layers
         self.hidden_size = self.get_config().hidden_size
+        self.num_attention_heads = self.get_config().num_attention_heads
         self.causal_lm_class = getattr(seqzoo, seqzoo.MODELS[row.model_type][1].get("AutoModelForCausalLM", ""), None)
 
     def get_config(self) -> PreTrainedConfig:
@@ -48,7 +50,10 @@ class ModelTester:
 
     def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
         ids = self.row.inputs(self.batch_size, self.seq_length)
-        return self.get_config(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self.is_encoder_decoder:
+            inputs |= {"decoder_input_ids": ids.clone(), "decoder_attention_mask": torch.ones_like(ids)}
+        return self.get_config(), inputs
 
 
 class Suites(ModelTesterMixin):
@@ -62,16 +67,21 @@ class Suites(ModelTesterMixin):
 
 def suites(row: Row) -> type[unittest.TestCase]:
     """The suites that are for a model of this kind, over one row."""
-    classes = tuple(getattr(seqzoo, name) for name in seqzoo.MODELS[row.model_type][1].values())
     tester = ModelTester(row)
+    classes = tuple(
+        getattr(seqzoo, name)
+        for auto_name, name in seqzoo.MODELS[row.model_type][1].items()
+        if (auto_name == "AutoModelForSeq2SeqLM") == tester.is_encoder_decoder
+    )
     bases = [Suites]
     if any(model_class.can_generate() for model_class in classes):
         bases.append(GenerationTesterMixin)
-    if tester.causal_lm_class is not None:
+    if tester.causal_lm_class in classes:
         bases.append(TrainingTesterMixin)
     attributes = {
         "all_model_classes": classes,
         "model_tester": tester,
+        "is_encoder_decoder": tester.is_encoder_decoder,
         "has_attentions": "attentions" in (classes[0]._can_record_outputs or {}),
         "test_resize_position_embeddings": hasattr(tester.get_config(), "max_position_embeddings"),
     }
@@ -92,4 +102,4 @@ def known_to_fail(test, reason: str):
     return pytest.mark.xfail(reason=reason, strict=True)(without_subtests)
 
 
-globals().update({row.name: suites(row) for row in MODELS})
+globals().update({row.name: suites(row) for row in MODELS + ENCODER_DECODERS})
