@@ -1,4 +1,4 @@
-"""ReZero's claims against tuned peers, at the scale of a CPU.
+"""ReZero's claims against tuned peers, at the scale of a CPU or of one GPU.
 
 Every method of a claim runs at every rate of one grid with every seed; its rate is the one at which the median of its
 seeds reaches the target in the fewest steps. Thresholds, targets, budgets and grids are below, and were fixed before a
@@ -14,17 +14,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seqzoo.benchmarks.figures import draw_loss_curves, draw_residual_weights
 from seqzoo.benchmarks.machine import bars_to_markdown, describe, one_thread
 from seqzoo.benchmarks.rezero_report import averaged, ratio_bar, steps_bar, summarise, to_table
-from seqzoo.benchmarks.rezero_runs import Setup, fully_connected, record, resnet
+from seqzoo.benchmarks.rezero_runs import WARMUP, Setup, byte_model, fully_connected, record, resnet
 from seqzoo.trainers.checkpointing import write_text
 
 
 FOLDER = Path("runs/rezero_claims")
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SGD_RATES = (1e-2, 3e-2, 1e-1, 3e-1)
-WARMUP = "_warmup"  # ends the name of a method that has one
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,26 @@ def _fully_connected(depth: int, width: int, steps: int, **changes: Any) -> Clai
     )
 
 
+_TRANSFORMERS = ("rezero", "post_norm_warmup", "pre_norm", "zero_init")
+
+
+def _byte_model(layers: int, width: int, context: int, steps: int, **changes: Any) -> Claim:
+    about = f"bytes of English, {layers} layers of width {width}, context {context}, Adam"
+    size = {"layers": layers, "width": width, "heads": 4, "context": context, "batch_size": 16}
+    return Claim(
+        **{
+            "about": about,
+            "make": byte_model,
+            "methods": _TRANSFORMERS,
+            "steps": steps,
+            "thresholds": (3.0, 2.75, 2.5),
+            "target": 2.75,
+            "size": size,
+        }
+        | changes
+    )
+
+
 CPU_CLAIMS = {
     "fc32": _fully_connected(32, 128, 400, ratios=((("residual", "vanilla"), 3.0),)),
     "fc128": _fully_connected(128, 64, 250, within=40),
@@ -104,7 +125,27 @@ CPU_CLAIMS = {
         ratios=((("vanilla",), 1.3),),
     ),
 }
-CLAIMS = {"cpu": CPU_CLAIMS}
+CPU_CLAIMS |= {
+    "lm12": _byte_model(*(12, 64, 64, 300), target=2.5, ratios=((("pre_norm",), 1.0), (("post_norm_warmup",), 1.5))),
+    "lm64": _byte_model(64, 32, 32, 160, ratios=((("pre_norm",), 1.15),)),
+    "lm128": _byte_model(128, 32, 32, 120, within=120, ratios=((("post_norm_warmup",), 1.0),)),
+}
+# The size of the paper's 12-layer model; thresholds are 2.0, 1.7 and 1.5 bits per byte. Batches are small and steps
+# few beside the paper's (1,080 sequences, LAMB): it compares speed, not quality.
+GPU_CLAIMS = {
+    "lm12_paper": _byte_model(
+        *(12, 512, 512, 3000),
+        thresholds=(1.386, 1.178, 1.040),
+        target=1.178,
+        rates=(1e-4, 3e-4, 1e-3, 3e-3),
+        size={
+            **{"layers": 12, "width": 512, "heads": 8, "context": 512, "batch_size": 32, "device": "cuda"},
+            **{"dropout": 0.2, "attention_dropout": 0.2},
+        },
+        ratios=((("post_norm_warmup",), 1.56), (("pre_norm",), 1.0)),
+    )
+}
+CLAIMS = {"cpu": CPU_CLAIMS, "gpu": GPU_CLAIMS}
 
 
 def chosen(claims: Mapping[str, Claim], only: Sequence[str]) -> dict[str, Claim]:
@@ -178,6 +219,8 @@ def run_claims(
         for run in runs_of(name, claim, tuple(methods))
         if result_of(folder, claim, run) is None
     ]
+    if any(claim.size.get("device") == "cuda" for claim, _ in todo) and not torch.cuda.is_available():
+        raise ValueError("--scale gpu needs a CUDA device, and torch sees none; --scale cpu runs without")
     with one_thread():
         for i, (claim, run) in enumerate(todo):
             setup = claim.make(run.method, run.lr, run.seed, **claim.size)

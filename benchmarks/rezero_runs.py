@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from seqzoo.data.images import ImageBatches, ImageCorpus, load_images, normalised
+from seqzoo.data.text import load_corpus
 from seqzoo.modeling.rezero.fully_connected_rezero import DeepFullyConnected
 from seqzoo.modeling.rezero_resnet.configuration_rezero_resnet import ReZeroResNetConfig
 from seqzoo.modeling.rezero_resnet.modeling_rezero_resnet import ReZeroResNetForImageClassification
@@ -25,6 +28,8 @@ from seqzoo.trainers.parameter_groups import parameter_groups, residual_weights
 # 397 of the 1,797 digits.
 _HELD_OUT = 397 / 1797
 _SNAPSHOTS = 10  # of the residual weights, over a run
+_HELD_OUT_WINDOWS = 64
+WARMUP = "_warmup"  # ends the name of a method that is another one with a learning rate that rises at first
 
 
 @dataclass(frozen=True)
@@ -140,3 +145,70 @@ def resnet(method: str, lr: float, seed: int, *, batch_size: int, **config: Any)
         lambda model, inputs, targets: F.cross_entropy(model(pixel_values=inputs).logits, targets),
         lambda model: _digit_accuracy(lambda pixels: model.eval()(pixel_values=pixels).logits),
     )
+
+
+@lru_cache(maxsize=1)
+def _bytes() -> tuple[np.ndarray, np.ndarray]:
+    """The embedded text, training part and held-out part, as bytes."""
+    corpus = load_corpus("embedded")
+    return tuple(
+        np.frombuffer("\n".join(part["text"]).encode(), dtype=np.uint8) for part in (corpus.train, corpus.validation)
+    )
+
+
+def _windows(text: np.ndarray, length: int, count: int, rng: np.random.Generator) -> Tensor:
+    starts = rng.integers(0, len(text) - length, count)
+    return torch.from_numpy(text[starts[:, None] + np.arange(length)].astype(np.int64))
+
+
+def _next_byte_loss(model: nn.Module, windows: Tensor, targets: Tensor) -> Tensor:
+    logits = model(input_ids=windows, use_cache=False).logits
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def byte_model(
+    method: str,
+    lr: float,
+    seed: int,
+    *,
+    layers: int,
+    width: int,
+    heads: int,
+    context: int,
+    batch_size: int,
+    device: str = "cpu",
+    **config: Any,
+) -> Setup:
+    """Next bytes of the embedded text, no dropout, Adam; `method` is a `residual` of ReZero Transformer."""
+    torch.manual_seed(seed)
+    fields = {
+        "vocab_size": 256,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "max_position_embeddings": context,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    }
+    residual = method.removesuffix(WARMUP)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("rezero_transformer", **(fields | config), residual=residual)
+    ).to(device)
+    text, held_out = _bytes()
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        step = 0
+        while True:
+            windows = _windows(text, context + 1, batch_size, np.random.default_rng((seed, step))).to(device)
+            yield windows[:, :-1], windows[:, 1:]
+            step += 1
+
+    @torch.no_grad()
+    def bits_per_byte(model: nn.Module) -> dict[str, float]:
+        windows = _windows(held_out, context + 1, _HELD_OUT_WINDOWS, np.random.default_rng(0)).to(device)
+        loss = _next_byte_loss(model.eval(), windows[:, :-1], windows[:, 1:])
+        return {"bits_per_byte": loss.item() / math.log(2)}
+
+    groups = parameter_groups(model, lr=lr, weight_decay=0.0)
+    return Setup(model, torch.optim.Adam(groups, betas=(0.9, 0.99)), batches(), _next_byte_loss, bits_per_byte)

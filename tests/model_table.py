@@ -128,8 +128,6 @@ class ImageRow(Row):
 
 
 TINY_RESNET = {"hidden_sizes": [4, 8], "depths": [2, 1], "num_labels": 5}
-# Blocks that start at 0 make their stage the identity.
-STARTS_AT_ZERO = "by design, the last convolution of a branch starts at 0"
 
 IMAGE_MODELS = [
     ImageRow("resnet-rezero", "rezero_resnet", TINY_RESNET),

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from conformance.library import load
-from model_table import ENCODER_DECODERS, MODELS, Row
+from model_table import ENCODER_DECODERS, IMAGE_MODELS, MODELS, ImageRow, Row
 from transformers import AutoConfig, PreTrainedConfig
 
 import seqzoo
@@ -56,6 +56,24 @@ class ModelTester:
         return self.get_config(), inputs
 
 
+class ImageModelTester:
+    """The same about a model of images."""
+
+    is_training = True
+    batch_size = 13
+    is_encoder_decoder = False
+    causal_lm_class = None
+
+    def __init__(self, row: ImageRow):
+        self.row = row
+
+    def get_config(self) -> PreTrainedConfig:
+        return AutoConfig.for_model(self.row.model_type, **self.row.config)
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+        return self.get_config(), {"pixel_values": self.row.inputs(self.batch_size)}
+
+
 class Suites(ModelTesterMixin):
     # The suite takes a file without a year of copyright for too old to be held to this.
     test_can_init_all_missing_weights_before_2023 = True
@@ -65,15 +83,33 @@ class Suites(ModelTesterMixin):
         ConfigTester(self, type(self.model_tester.get_config()), **row.config).run_common_tests()
 
 
+class ImageSuites(ModelTesterMixin):
+    test_resize_embeddings = False
+    test_can_init_all_missing_weights_before_2023 = True
+
+    def test_config(self):
+        # `num_labels` is an argument and no field: config files have the names of the labels.
+        fields = {key: value for key, value in self.model_tester.row.config.items() if key != "num_labels"}
+        config_class = type(self.model_tester.get_config())
+        ConfigTester(self, config_class, has_text_modality=False, common_properties=[], **fields).run_common_tests()
+
+    @unittest.skip("images have no table of embeddings")
+    def test_model_get_set_embeddings(self): ...
+
+    @unittest.skip("hidden states are of stages, [batch, channels, height, width]: tests/test_image_models.py")
+    def test_hidden_states_output(self): ...
+
+
 def suites(row: Row) -> type[unittest.TestCase]:
     """The suites that are for a model of this kind, over one row."""
-    tester = ModelTester(row)
+    of_images = isinstance(row, ImageRow)
+    tester = ImageModelTester(row) if of_images else ModelTester(row)
     classes = tuple(
         getattr(seqzoo, name)
         for auto_name, name in seqzoo.MODELS[row.model_type][1].items()
         if (auto_name == "AutoModelForSeq2SeqLM") == tester.is_encoder_decoder
     )
-    bases = [Suites]
+    bases = [ImageSuites if of_images else Suites]
     if any(model_class.can_generate() for model_class in classes):
         bases.append(GenerationTesterMixin)
     if tester.causal_lm_class in classes:
@@ -102,4 +138,4 @@ def known_to_fail(test, reason: str):
     return pytest.mark.xfail(reason=reason, strict=True)(without_subtests)
 
 
-globals().update({row.name: suites(row) for row in MODELS + ENCODER_DECODERS})
+globals().update({row.name: suites(row) for row in MODELS + ENCODER_DECODERS + IMAGE_MODELS})
