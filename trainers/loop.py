@@ -129,12 +129,23 @@ def new_accelerator(training: TrainingSection, **kwargs: Any) -> Accelerator:
 
 
 def new_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.AdamW:
-    """AdamW; weight decay for matrices only, not for biases, norms (one axis) and embeddings (tied heads included)."""
-    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in parameters if parameter.ndim >= 2 and parameter not in embeddings]
-    others = [parameter for parameter in parameters if parameter.ndim < 2 or parameter in embeddings]
-    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """AdamW; weight decay for matrices only, not for biases, norms (one axis) and embeddings (tied heads included).
+
+    A model with residual weights makes the groups itself (`parameter_groups`), one of them for these.
+    """
+    if hasattr(model, "parameter_groups"):
+        groups = model.parameter_groups(
+            lr=training.lr,
+            weight_decay=training.weight_decay,
+            residual_lr=training.residual_lr,
+            residual_betas=training.residual_betas,
+        )
+    else:
+        embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        decayed = [parameter for parameter in parameters if parameter.ndim >= 2 and parameter not in embeddings]
+        others = [parameter for parameter in parameters if parameter.ndim < 2 or parameter in embeddings]
+        groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=training.lr, betas=tuple(training.betas))
 
 

@@ -175,6 +175,9 @@ class TrainingSection:
             For matrices; biases, norms and embeddings have none.
         betas (`list[float]`, defaults to [0.9, 0.95]):
             Adam's two averages.
+        residual_lr (`float`, *optional*), residual_betas (`list[float]`, *optional*):
+            The same for residual weights (ReZero's alpha), of models that have them. Null is `lr`, or 1 / L for L
+            such weights if that is less; and `betas`.
         max_grad_norm (`float`, *optional*, defaults to 1.0):
             Clips the norm of the gradient; null does not.
         mixed_precision (`no`, `bf16` or `fp16`, *optional*):
@@ -210,6 +213,8 @@ class TrainingSection:
     warmup_steps: int = 0
     weight_decay: float = 0.1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    residual_lr: float | None = None
+    residual_betas: list[float] | None = None
     max_grad_norm: float | None = 1.0
     mixed_precision: typing.Literal["no", "bf16", "fp16"] | None = None
     gradient_checkpointing: bool = False

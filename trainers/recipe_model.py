@@ -101,6 +101,11 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
 
 def choose_parameters(model: PreTrainedModel, recipe: Recipe) -> None:
     """Freeze what the recipe does not train, and add what it trains instead."""
+    for key in ("residual_lr", "residual_betas"):
+        if getattr(recipe.training, key) is not None and not hasattr(model, "parameter_groups"):
+            raise RecipeError(
+                f"training.{key} is for residual weights, which a {model.config.model_type} does not have"
+            )
     if recipe.training.lora_rank:
         add_lora(model, recipe.training)
     if recipe.training.objective == "align":
@@ -143,7 +148,7 @@ def check_config_keys(section: ModelSection) -> None:
 
 def check_lengths(recipe: Recipe, config: PreTrainedConfig) -> None:
     """Refuse sequences and windows that the model has no positions for."""
-    if getattr(config, "position_embedding_type", None) in ("none", "learned_clamped"):
+    if getattr(config, "position_embedding_type", None) in ("none", "learned_clamped", "sinusoidal"):
         return
     limit = getattr(config, "max_position_embeddings", None)
     lengths = {"data.sequence_length": [recipe.data.sequence_length], "evaluation.lengths": recipe.evaluation.lengths}
