@@ -15,7 +15,9 @@ BENCHMARKS = {
     "generation": "Time a token and cache size against context",
     "linear_attention_peers": "Ops of all rules against other torch code for them",
     "nes": "The synthesizer of NES music against real time",
+    "rezero": "ReZero layers and models against Pre-LN and GPT-2",
     "rezero_claims": "ReZero against tuned peers",
+    "rezero_layers": "ReZero's drop-in layers against torch's own",
     "startup": "Starting",
     "update_rules": "Update rules at one size and token budget",
 }

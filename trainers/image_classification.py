@@ -21,7 +21,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from seqzoo.data.images import DIGITS, ImageBatches, ImageCorpus, load_images, normalised
 from seqzoo.trainers.recipe import Recipe, RecipeError
-from seqzoo.trainers.recipe_model import check_config_keys, new_config, trained_parameters
+from seqzoo.trainers.recipe_model import check_config_keys, check_residual_keys, new_config, trained_parameters
 from seqzoo.trainers.run import Prepared, main
 
 
@@ -169,7 +169,9 @@ def _model(recipe: Recipe, corpus: ImageCorpus) -> PreTrainedModel:
     section = recipe.model
     check_config_keys(section)
     if not section.init_from:
-        return AutoModelForImageClassification.from_config(_config(recipe, corpus.classes))
+        model = AutoModelForImageClassification.from_config(_config(recipe, corpus.classes))
+        check_residual_keys(model, recipe)
+        return model
     config = AutoConfig.from_pretrained(section.init_from, **section.config)
     if config.model_type != section.model_type:
         raise RecipeError(
@@ -184,6 +186,7 @@ def _model(recipe: Recipe, corpus: ImageCorpus) -> PreTrainedModel:
     )
     if loaded["missing_keys"]:  # they would silently be random
         raise RecipeError(f"the weights in {section.init_from} lack {', '.join(sorted(loaded['missing_keys']))}")
+    check_residual_keys(model, recipe)
     return model
 
 

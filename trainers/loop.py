@@ -136,7 +136,9 @@ def new_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Op
         residual_lr = training.lr if training.residual_lr is None else training.residual_lr
         groups = parameter_groups(model, **options, residual_lr=residual_lr)
         return torch.optim.SGD(groups, momentum=training.betas[0], nesterov=training.betas[0] > 0, **options)
-    groups = parameter_groups(model, **options, residual_lr=training.residual_lr)
+    groups = parameter_groups(
+        model, **options, residual_lr=training.residual_lr, residual_betas=training.residual_betas
+    )
     return torch.optim.AdamW(groups, betas=tuple(training.betas), **options)
 
 

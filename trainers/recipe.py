@@ -221,13 +221,13 @@ class TrainingSection:
             Peak learning rate, its course after the warm-up (to zero, but for `constant`), and the warm-up.
         optimizer (`adamw` or `sgd`, defaults to `adamw`):
             `sgd` has Nesterov's momentum.
-        residual_lr (`float`, *optional*):
-            Peak learning rate of residual weights (alpha of ReZero). Null is `lr`, but for AdamW no more than 1 over
-            their number: its first step moves each of them by the rate.
         weight_decay (`float`, defaults to 0.1):
             For matrices; biases, norms, embeddings and residual weights have none.
         betas (`list[float]`, defaults to [0.9, 0.95]):
             Adam's two averages; the first one is the momentum of SGD.
+        residual_lr (`float`, *optional*), residual_betas (`list[float]`, *optional*):
+            The same for residual weights (ReZero's alpha), of models that have them. Null is `lr`, or with AdamW 1 / L
+            for L such weights if that is less; and `betas`.
         max_grad_norm (`float`, *optional*, defaults to 1.0):
             Clips the norm of the gradient; null does not.
         mixed_precision (`no`, `bf16` or `fp16`, *optional*):
@@ -262,9 +262,10 @@ class TrainingSection:
     schedule: typing.Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = 0
     optimizer: typing.Literal["adamw", "sgd"] = "adamw"
-    residual_lr: float | None = None
     weight_decay: float = 0.1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    residual_lr: float | None = None
+    residual_betas: list[float] | None = None
     max_grad_norm: float | None = 1.0
     mixed_precision: typing.Literal["no", "bf16", "fp16"] | None = None
     gradient_checkpointing: bool = False

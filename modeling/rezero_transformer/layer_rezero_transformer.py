@@ -13,16 +13,19 @@ from seqzoo.modeling.rezero_transformer.residual_rezero_transformer import RESID
 
 
 class WeightedLinear(nn.Linear):
-    """A linear map whose output is weighted by a number, or by one a channel: `x (w W)^T + w b`.
+    """A linear map whose output is weighted by a number, or by one a channel: `w (x W^T + b)`.
 
-    The weight is multiplied into the matrix. Its product with the output would be the same, but autograd would have to
-    keep the output for the gradient of the weight. The product is rounded once: a float32 weight stays one in models
-    of half precision and under autocast.
+    For gradients the weight is multiplied into the matrix, `x (w W)^T + w b`: autograd would have to keep the output
+    for the gradient of the weight. Without them the output is what is smaller. Either product is rounded once: a
+    float32 weight stays one in models of half precision and under autocast.
     """
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         if weight is None:
             return super().forward(x)
+        if not torch.is_grad_enabled():
+            y = super().forward(x)
+            return (weight * y).to(y.dtype)
         matrix = weight.unsqueeze(-1) * self.weight
         return F.linear(x, matrix.to(self.weight.dtype), (weight * self.bias).to(self.bias.dtype))
 

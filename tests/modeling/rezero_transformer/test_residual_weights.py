@@ -45,6 +45,19 @@ def test_weights_stay_in_float32_when_a_model_is_loaded_in_half_precision(tmp_pa
     assert (half(IDS).logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
 
 
+@pytest.mark.parametrize("kind", ["rezero", "layerscale"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_and_without_gradients_the_output_is_the_same(kind, dtype):
+    model = build(residual=kind, residual_weight_per_branch=kind == "rezero")
+    with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+        with_gradients = model(IDS).logits
+        with torch.no_grad():
+            without = model(IDS).logits
+    assert without.dtype == with_gradients.dtype
+    tolerance = (1e-5 if dtype is torch.float32 else 0.03) * without.abs().max().item()
+    torch.testing.assert_close(with_gradients, without, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("kind", ["rezero", "zero_init"])
 def test_missing_residual_weights_are_loaded_as_their_first_value(kind, tmp_path):
     ReZeroTransformerForCausalLM(ReZeroTransformerConfig(**TINY_TRANSFORMER, residual="identity")).save_pretrained(
