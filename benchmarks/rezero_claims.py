@@ -47,6 +47,8 @@ class Claim:
             The threshold that rates are chosen by and ratios are of.
         size (`dict`):
             Of model and batch.
+        classes (`int`):
+            What is guessed among.
         rates (`tuple[float, ...]`), seeds (`tuple[int, ...]`):
             The grid.
         ratios (`tuple`):
@@ -62,6 +64,7 @@ class Claim:
     thresholds: tuple[float, ...]
     target: float
     size: dict[str, Any] = field(default_factory=dict)
+    classes: int = 10
     rates: tuple[float, ...] = RATES
     seeds: tuple[int, ...] = (0, 1, 2)
     ratios: tuple[tuple[tuple[str, ...], float], ...] = ()
@@ -103,6 +106,7 @@ def _byte_model(layers: int, width: int, context: int, steps: int, **changes: An
             "thresholds": (3.0, 2.75, 2.5),
             "target": 2.75,
             "size": size,
+            "classes": 256,
         }
         | changes
     )
@@ -261,7 +265,7 @@ def collect(folder: Path, claims: Mapping[str, Claim]) -> dict[str, Any]:
         collected["missing"] += len(list(runs_of(name, claim))) - done
         if not runs:
             continue
-        summary = summarise(runs, claim.steps, claim.thresholds, claim.target)
+        summary = summarise(runs, claim.steps, claim.thresholds, claim.target, claim.classes)
         best = {method: list(runs[method][entry["lr"]].values()) for method, entry in summary.items()}
         collected["claims"][name] = {
             "about": claim.about,
@@ -292,8 +296,9 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     """One table a claim, and the bars."""
     chapters = [
         "Each method at the rate of its grid at which the median over seeds reaches the target in the fewest steps; "
-        "median [least to most], a dash where it is not reached. Losses are training losses, averaged over about ten "
-        "steps; CPU seconds are those of the process on one thread."
+        "median [least to most], a dash where it is not reached. A rate at an edge of the grid may not be the best. Losses are training losses, averaged over about ten "
+        "steps; CPU seconds are those of the process on one thread. A run has diverged if its loss stopped being a "
+        "number or ended a tenth above that of guessing."
     ]
     if result["missing"]:
         chapters.append(f"{result['missing']} runs of the grid are still missing.")

@@ -12,7 +12,7 @@ from typing import Any
 
 
 AVERAGING = 0.9
-DIVERGED = 1.1  # times the first loss, at the end
+DIVERGED = 1.1  # times the loss of guessing, at the end
 
 
 def averaged(losses: Sequence[float]) -> list[float]:
@@ -30,9 +30,9 @@ def crossing(curve: Sequence[float], threshold: float) -> int | None:
     return next((i for i, value in enumerate(curve, start=1) if value < threshold), None)
 
 
-def diverged(run: Mapping[str, Any], steps: int) -> bool:
-    """Whether the loss stopped being a number, or ended a tenth above the first one."""
-    return len(run["losses"]) < steps or averaged(run["losses"])[-1] > DIVERGED * run["losses"][0]
+def diverged(run: Mapping[str, Any], steps: int, classes: int) -> bool:
+    """Whether the loss stopped being a number, or ended a tenth above that of guessing among the classes."""
+    return len(run["losses"]) < steps or averaged(run["losses"])[-1] > DIVERGED * math.log(classes)
 
 
 def median(values: Sequence[float | None]) -> float | None:
@@ -45,6 +45,7 @@ def summarise(
     steps: int,
     thresholds: Sequence[float],
     target: float,
+    classes: int,
 ) -> dict[str, dict[str, Any]]:
     """Each method at its best rate.
 
@@ -55,9 +56,10 @@ def summarise(
         thresholds: To report.
         target: The one that the rate is chosen by: the fewest steps to it in the median; among rates that do not reach
             it, the lowest loss at the end.
+        classes: What is guessed among.
 
     Returns:
-        method -> `lr`, `seeds`, `rates` (rate -> median steps to the target), `diverged` and `runs` (over all rates),
+        method -> `lr`, `at_edge` (whether it is the least or the greatest of them), `seeds`, `rates` (rate -> median steps to the target), `diverged` and `runs` (over all rates),
         `steps` and `cpu_seconds` (threshold -> one a seed), `final_loss` and `held_out` (one a seed), `parameters`.
     """
     result = {}
@@ -69,7 +71,7 @@ def summarise(
             return [crossing(averaged(run["losses"]), threshold) for run in rates[lr]]
 
         def final(lr: float, rates=rates) -> list[float | None]:
-            return [None if diverged(run, steps) else averaged(run["losses"])[-1] for run in rates[lr]]
+            return [None if diverged(run, steps, classes) else averaged(run["losses"])[-1] for run in rates[lr]]
 
         def order(lr: float) -> tuple[float, float]:
             reached, loss = median(steps_to(lr, target)), median(final(lr))
@@ -80,9 +82,10 @@ def summarise(
         reached = {str(threshold): steps_to(lr, threshold) for threshold in thresholds}
         result[method] = {
             "lr": lr,
+            "at_edge": len(rates) > 1 and lr in (min(rates), max(rates)),
             "seeds": list(by_rate[lr]),
             "rates": {str(rate): median(steps_to(rate, target)) for rate in rates},
-            "diverged": sum(diverged(run, steps) for run in everything),
+            "diverged": sum(diverged(run, steps, classes) for run in everything),
             "runs": len(everything),
             "steps": reached,
             "cpu_seconds": {
@@ -138,7 +141,8 @@ def to_table(summary: Mapping[str, Any], thresholds: Sequence[float], target: fl
     heads += [f"held-out {measure.replace('_', ' ')}" for measure in measures] + ["diverged, all rates"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for method, entry in summary.items():
-        cells = [method.replace("_", " "), f"{entry['lr']:g}", str(len(entry["seeds"]))]
+        rate = f"{entry['lr']:g}" + (" (edge)" if entry["at_edge"] else "")
+        cells = [method.replace("_", " "), rate, str(len(entry["seeds"]))]
         cells += [spread(entry["steps"][str(threshold)], ".0f") for threshold in thresholds]
         cells += [spread(entry["cpu_seconds"][str(target)], ".1f"), spread(entry["final_loss"], ".3f")]
         cells += [spread(entry["held_out"].get(measure, [None]), ".3f") for measure in measures]

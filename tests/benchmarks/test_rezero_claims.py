@@ -153,10 +153,11 @@ def test_medians_count_what_is_never_reached_as_last():
     assert spread([3, 3], ".0f") == "3"
 
 
-def test_what_stops_or_ends_above_its_start_has_diverged():
-    assert diverged(curve(2.0, 1.0), 3)
-    assert diverged(curve(2.0, 4.0, 9.0), 3)
-    assert not diverged(curve(2.3, 2.31, 2.3), 3)
+def test_what_stops_or_ends_above_guessing_has_diverged():
+    assert diverged(curve(2.0, 1.0), 3, 10)
+    assert diverged(curve(2.0, 4.0, 9.0), 3, 10)
+    assert diverged(curve(9000.0, 8000.0, 7000.0), 3, 10)
+    assert not diverged(curve(2.3, 2.31, 2.3), 3, 10)
 
 
 def test_the_rate_is_the_one_that_reaches_the_target_first():
@@ -168,8 +169,10 @@ def test_the_rate_is_the_one_that_reaches_the_target_first():
         },
         "vanilla": {1e-3: {0: curve(*[3] * 6)}, 1e-2: {0: curve(*[2.9] * 6)}},
     }
-    summary = summarise(runs, 6, (2.0, 1.0), 1.0)
+    summary = summarise(runs, 6, (2.0, 1.0), 1.0, 10)
     assert summary["rezero"]["lr"] == 1e-2
+    assert not summary["rezero"]["at_edge"]
+    assert summary["vanilla"]["at_edge"]
     assert summary["rezero"]["steps"] == {"2.0": [2, 2], "1.0": [3, 3]}
     assert summary["rezero"]["cpu_seconds"]["1.0"] == [3.0, 3.0]
     assert (summary["rezero"]["diverged"], summary["rezero"]["runs"]) == (2, 6)
@@ -191,7 +194,7 @@ def test_the_rate_is_the_one_that_reaches_the_target_first():
 
 def test_a_rate_with_fewer_seeds_than_others_does_not_count_yet():
     runs = {"rezero": {1e-3: {0: curve(3, 0), 1: curve(3, 0)}, 1e-2: {0: curve(0, 0)}}}
-    assert summarise(runs, 2, (2.0,), 2.0)["rezero"]["lr"] == 1e-3
+    assert summarise(runs, 2, (2.0,), 2.0, 10)["rezero"]["lr"] == 1e-3
 
 
 def test_the_command_runs_a_part_and_reports_it(tmp_path, monkeypatch, capsys):
