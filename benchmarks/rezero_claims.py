@@ -296,7 +296,8 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     """One table a claim, and the bars."""
     chapters = [
         "Each method at the rate of its grid at which the median over seeds reaches the target in the fewest steps; "
-        "median [least to most], a dash where it is not reached. A rate at an edge of the grid may not be the best. Losses are training losses, averaged over about ten "
+        "median [least to most], a dash where it is not reached. A rate at an edge of the grid may not be the best. "
+        "Losses are training losses, averaged over about ten "
         "steps; CPU seconds are those of the process on one thread. A run has diverged if its loss stopped being a "
         "number or ended a tenth above that of guessing."
     ]

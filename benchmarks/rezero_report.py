@@ -59,8 +59,9 @@ def summarise(
         classes: What is guessed among.
 
     Returns:
-        method -> `lr`, `at_edge` (whether it is the least or the greatest of them), `seeds`, `rates` (rate -> median steps to the target), `diverged` and `runs` (over all rates),
-        `steps` and `cpu_seconds` (threshold -> one a seed), `final_loss` and `held_out` (one a seed), `parameters`.
+        method -> `lr`, `at_edge` (whether it is the least or the greatest of them), `seeds`, `rates` (rate -> median
+        steps to the target), `diverged` and `runs` (over all rates), `steps` and `cpu_seconds` (threshold -> one a
+        seed), `final_loss` and `held_out` (one a seed), `parameters`.
     """
     result = {}
     for method, by_rate in runs.items():

@@ -167,7 +167,7 @@ def test_the_rate_is_the_one_that_reaches_the_target_first():
             1e-2: {0: curve(3, 0.1, 0, 0, 0, 0), 1: curve(3, 0, 0, 0, 0, 0)},
             1e-1: {0: curve(3, 99.0), 1: curve(3, 3, 3, 9, 9, 9)},
         },
-        "vanilla": {1e-3: {0: curve(*[3] * 6)}, 1e-2: {0: curve(*[2.9] * 6)}},
+        "vanilla": {1e-3: {0: curve(*[2.4] * 6)}, 1e-2: {0: curve(*[2.3] * 6)}},
     }
     summary = summarise(runs, 6, (2.0, 1.0), 1.0, 10)
     assert summary["rezero"]["lr"] == 1e-2
