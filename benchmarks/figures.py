@@ -135,12 +135,14 @@ def draw_singular_values(values: dict[str, dict[int, list[float]]], path: Path) 
     depths = list(next(iter(values.values())))
     figure, panels = _panels(len(depths), sharey=True)
     for axes, depth in zip(panels, depths, strict=False):
-        for method, by_depth in values.items():
+        for i, (method, by_depth) in enumerate(values.items()):
             # What is lost altogether lies on the lowest line rather than nowhere.
             shown = [max(value, 1e-12) for value in by_depth[depth]]
-            axes.plot(range(1, len(shown) + 1), shown, label=method.replace("_", " "))
-        axes.set(title=f"{depth:,} layers", xlabel="rank", ylabel="singular value", yscale="log")
-        axes.legend()
+            shares = [rank / (len(shown) - 1) for rank in range(len(shown))]
+            # Equal ones would hide one another: every second line has gaps.
+            axes.plot(shares, shown, "-" if i % 2 else "--", label=method.replace("_", " "))
+        axes.set(title=f"{depth:,} layers", xlabel="rank (share)", ylabel="singular value", yscale="log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=90)
 
 

@@ -4,7 +4,8 @@
     rezero(model, branches=["transformer.h.*.attn", "transformer.h.*.mlp"], norms=["*.ln_1", "*.ln_2"])
 
 Modules stay where they are and keep the names of their weights. alpha is a new parameter `resweight` of the branch,
-applied by a forward hook, so that a copy, a pickle or `torch.compile` of the model keeps it.
+applied by a forward hook, so that a copy, a pickle or `torch.compile` of the model keeps it. To load weights that were
+saved from such a model, build it, call `rezero` with the same names, and then `load_state_dict`.
 """
 
 from collections.abc import Iterable
