@@ -110,9 +110,9 @@ def _digit_batches(batch_size: int, seed: int, shape: Callable[[Tensor], Tensor]
 
 def _digit_accuracy(logits: Callable[[Tensor], Tensor]) -> dict[str, float]:
     corpus, mean, std = _digits()
-    pixels = normalised(corpus.validation.images, *(torch.tensor(v).view(3, 1, 1).numpy() for v in (mean, std)))
+    pixels = normalised(corpus.validation.images, mean, std)
     with torch.no_grad():
-        predicted = logits(torch.from_numpy(pixels).float()).argmax(-1)
+        predicted = logits(torch.from_numpy(pixels)).argmax(-1)
     return {"accuracy": (predicted.numpy() == corpus.validation.labels).mean().item()}
 
 

@@ -14,7 +14,7 @@ All images are in memory, as uint8. Nothing is downloaded but a Hub dataset that
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -159,7 +159,7 @@ class ImageBatches:
     Args:
         data ([`LabelledImages`]):
             What to hand out.
-        mean, std (`list[float]`):
+        mean, std (`Sequence[float]`):
             Of each channel, for values from 0 to 1.
         batch_size (`int`):
             Images of a batch over all processes.
@@ -177,8 +177,8 @@ class ImageBatches:
     def __init__(
         self,
         data: LabelledImages,
-        mean: Iterable[float],
-        std: Iterable[float],
+        mean: Sequence[float],
+        std: Sequence[float],
         *,
         batch_size: int,
         seed: int = 0,
@@ -188,7 +188,8 @@ class ImageBatches:
         if len(data) < batch_size:
             raise ValueError(f"a batch of {batch_size} needs as many images, but there are {len(data)}")
         self.data = data
-        self.mean, self.std = (np.array(list(values), dtype=np.float32)[:, None, None] for values in (mean, std))
+        self.mean = mean
+        self.std = std
         self.batch_size = batch_size
         self.seed = seed
         self.flip = flip
@@ -238,8 +239,9 @@ class ImageBatches:
         self.epoch, self.offset = state["epoch"], state["offset"]
 
 
-def normalised(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+def normalised(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """What an image processor makes of images that have its size already, float32 of the same shape."""
+    mean, std = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (mean, std))
     return (images.astype(np.float32) / 255 - mean) / std
 
 

@@ -46,7 +46,8 @@ class ImageClassification:
     ):
         self.accelerator = accelerator
         self.corpus = corpus
-        self.mean, self.std = (np.array(values, dtype=np.float32)[:, None, None] for values in (mean, std))
+        self.mean = mean
+        self.std = std
         self.batch_size = batch_size
 
     def count_inputs(self, batch: Mapping[str, np.ndarray]) -> int:
