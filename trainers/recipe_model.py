@@ -101,11 +101,10 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
 
 def choose_parameters(model: PreTrainedModel, recipe: Recipe) -> None:
     """Freeze what the recipe does not train, and add what it trains instead."""
+    has_residual_weights = any(name.endswith(".resweight") for name, _ in model.named_parameters())
     for key in ("residual_lr", "residual_betas"):
-        if getattr(recipe.training, key) is not None and not hasattr(model, "parameter_groups"):
-            raise RecipeError(
-                f"training.{key} is for residual weights, which a {model.config.model_type} does not have"
-            )
+        if getattr(recipe.training, key) is not None and not has_residual_weights:
+            raise RecipeError(f"training.{key} is for residual weights, which this {model.config.model_type} lacks")
     if recipe.training.lora_rank:
         add_lora(model, recipe.training)
     if recipe.training.objective == "align":
