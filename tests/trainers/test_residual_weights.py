@@ -51,13 +51,13 @@ def test_a_run_trains_residual_weights_by_their_own_rate_and_is_resumed(rezero_s
 
 
 def test_unused_and_wrong_settings_of_residual_weights_are_refused(sections, rezero_sections):
-    with pytest.raises(RecipeError, match="training.residual_lr is for residual weights, which this gpt2 lacks"):
+    with pytest.raises(RecipeError, match="residual_lr is for residual weights, which this gpt2 lacks"):
         dry_run(load_recipe(sections, ["training.residual_lr=1e-3"]))
-    with pytest.raises(RecipeError, match="training.residual_betas is for residual weights"):
+    with pytest.raises(RecipeError, match="residual_betas is for residual weights"):
         dry_run(load_recipe(rezero_sections, ["training.residual_betas=[0.5, 0.6]", "model.config.residual=pre_norm"]))
-    with pytest.raises(RecipeError, match=r"training.residual_betas is \[0.5\]"):
+    with pytest.raises(RecipeError, match=r"residual_betas is \[0.5\]"):
         load_recipe(sections, ["training.residual_betas=[0.5]"])
-    with pytest.raises(RecipeError, match="training.residual_lr is 0"):
+    with pytest.raises(RecipeError, match="residual_lr is 0"):
         load_recipe(sections, ["training.residual_lr=0"])
 
 
