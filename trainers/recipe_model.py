@@ -113,9 +113,7 @@ def check_residual_keys(model: PreTrainedModel, recipe: Recipe) -> None:
     """Refuse what is for residual weights where there are none."""
     for key in ("residual_lr", "residual_betas"):
         if getattr(recipe.training, key) is not None and not residual_weights(model):
-            raise RecipeError(
-                f"training.{key} is for residual weights, which this {model.config.model_type} does not have"
-            )
+            raise RecipeError(f"training.{key} is for residual weights, which this {model.config.model_type} lacks")
 
 
 def trained_parameters(model: PreTrainedModel) -> int:

@@ -224,6 +224,11 @@ class ReZeroTransformerForConditionalGeneration(ReZeroTransformerPreTrainedModel
         if self.config.tie_word_embeddings:
             self.decoder.embed_tokens = new_embeddings
 
+    def set_attn_implementation(self, *args, **kwargs):
+        super().set_attn_implementation(*args, **kwargs)
+        for part in (self.encoder, self.decoder):  # some versions pass over parts with the same class of config
+            part.set_attn_implementation(*args, **kwargs)
+
     def resize_token_embeddings(self, *args, **kwargs):
         if not self.config.tie_word_embeddings:  # the decoder has a table of its own
             self.decoder.resize_token_embeddings(*args, **kwargs)

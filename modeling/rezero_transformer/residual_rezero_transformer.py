@@ -37,10 +37,6 @@ class Residual(nn.Module):
     def reset_parameters(self) -> None:
         """Gives the residual weights their first values; modules inside do so themselves."""
 
-    def drop_weights(self) -> None:
-        """What `weight` gave is part of the output projections from now on."""
-        raise NotImplementedError
-
     @staticmethod
     def gains(config: ReZeroTransformerConfig, part: str) -> tuple[float, float]:
         """Gains of the matrices of a branch: value and first feed-forward matrix; output and second one."""

@@ -304,7 +304,7 @@ def test_admin_starts_its_weights_from_profiled_variances():
                 if branch == 0
                 else feed_forward(inside(inner, "feed_forward"), x)
             )
-            variances.append(float(y.var()))
+            variances.append(y.var().item())
             x = norm(inner, f"residual.norms.{branch}", x + y)
     expected = [math.sqrt(1 + sum(variances[:i])) for i in range(4)]
     assert starts == pytest.approx(expected, rel=1e-4)
