@@ -46,6 +46,7 @@ def summarise(
     thresholds: Sequence[float],
     target: float,
     classes: int,
+    clock: str = "cpu_seconds",
 ) -> dict[str, dict[str, Any]]:
     """Each method at its best rate.
 
@@ -57,10 +58,11 @@ def summarise(
         target: The one that the rate is chosen by: the fewest steps to it in the median; among rates that do not reach
             it, the lowest loss at the end.
         classes: What is guessed among.
+        clock: `cpu_seconds` or `wall_seconds` of the runs, which become `seconds`.
 
     Returns:
         method -> `lr`, `at_edge` (whether it is the least or the greatest of them), `seeds`, `rates` (rate -> median
-        steps to the target), `diverged` and `runs` (over all rates), `steps` and `cpu_seconds` (threshold -> one a
+        steps to the target), `diverged` and `runs` (over all rates), `steps` and `seconds` (threshold -> one a
         seed), `final_loss` and `held_out` (one a seed), `parameters`.
     """
     result = {}
@@ -89,10 +91,9 @@ def summarise(
             "diverged": sum(diverged(run, steps, classes) for run in everything),
             "runs": len(everything),
             "steps": reached,
-            "cpu_seconds": {
+            "seconds": {
                 threshold: [
-                    None if step is None else run["cpu_seconds"][step - 1]
-                    for step, run in zip(values, rates[lr], strict=True)
+                    None if step is None else run[clock][step - 1] for step, run in zip(values, rates[lr], strict=True)
                 ]
                 for threshold, values in reached.items()
             },
@@ -137,7 +138,7 @@ def steps_bar(name: str, summary: Mapping[str, Any], within: int, target: float)
 def to_table(summary: Mapping[str, Any], thresholds: Sequence[float], target: float) -> str:
     """Markdown: median [least to most] over the seeds."""
     heads = ["method", "rate", "seeds", *(f"steps to {threshold:g}" for threshold in thresholds)]
-    heads += [f"CPU s to {target:g}", "last loss"]
+    heads += [f"seconds to {target:g}", "last loss"]
     measures = list(dict.fromkeys(measure for entry in summary.values() for measure in entry["held_out"]))
     heads += [f"held-out {measure.replace('_', ' ')}" for measure in measures] + ["diverged, all rates"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -145,7 +146,7 @@ def to_table(summary: Mapping[str, Any], thresholds: Sequence[float], target: fl
         rate = f"{entry['lr']:g}" + (" (edge)" if entry["at_edge"] else "")
         cells = [method.replace("_", " "), rate, str(len(entry["seeds"]))]
         cells += [spread(entry["steps"][str(threshold)], ".0f") for threshold in thresholds]
-        cells += [spread(entry["cpu_seconds"][str(target)], ".1f"), spread(entry["final_loss"], ".3f")]
+        cells += [spread(entry["seconds"][str(target)], ".1f"), spread(entry["final_loss"], ".3f")]
         cells += [spread(entry["held_out"].get(measure, [None]), ".3f") for measure in measures]
         cells.append(f"{entry['diverged']} of {entry['runs']}")
         lines.append("| " + " | ".join(cells) + " |")

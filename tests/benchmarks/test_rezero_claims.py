@@ -174,7 +174,7 @@ def test_the_rate_is_the_one_that_reaches_the_target_first():
     assert not summary["rezero"]["at_edge"]
     assert summary["vanilla"]["at_edge"]
     assert summary["rezero"]["steps"] == {"2.0": [2, 2], "1.0": [3, 3]}
-    assert summary["rezero"]["cpu_seconds"]["1.0"] == [3.0, 3.0]
+    assert summary["rezero"]["seconds"]["1.0"] == [3.0, 3.0]
     assert (summary["rezero"]["diverged"], summary["rezero"]["runs"]) == (2, 6)
     assert summary["rezero"]["rates"]["0.1"] is None
     assert summary["vanilla"]["lr"] == 1e-2
