@@ -298,9 +298,9 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     chapters = [
         "Each method at the rate of its grid at which the median over seeds reaches the target in the fewest steps; "
         "median [least to most], a dash where it is not reached. A rate at an edge of the grid may not be the best. "
-        "Losses are training losses, averaged over about ten steps; seconds are CPU time of the process on one thread, "
-        "on a GPU time of the clock. A run has diverged if its loss stopped being a number or ended a tenth above that "
-        "of guessing."
+        "Losses are training losses, averaged over about ten steps; seconds are CPU time of the process on one "
+        "thread, on a GPU time of the clock. A run has diverged if its loss stopped being a number or ended a tenth "
+        "above that of guessing."
     ]
     if result["missing"]:
         chapters.append(f"{result['missing']} runs of the grid are still missing.")
