@@ -4,10 +4,11 @@ import os
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from model_table import MODELS
+from model_table import MODELS, performance_row
 from safetensors.torch import load_file, save_file
 
 from seqzoo.hub_cards.export import export
@@ -35,6 +36,8 @@ for name in sys.argv[1:]:
             results = {"logits": model(load_file(f"{name}/inputs")["inputs"]).logits}
         if hasattr(model, "compose"):
             results["composed"] = model.compose(9, temperature=0, batch_size=2)
+        if hasattr(model, "perform"):
+            results["performed"] = torch.from_numpy(model.perform(load_file(f"{name}/inputs")["inputs"][0]))
         save_file(results, found)
 """
 ROWS = [row for row in MODELS if row.model_type.startswith("nes_")]
@@ -60,6 +63,8 @@ def test_exports_stand_alone(tmp_path, second_environment):
                 assert torch.equal(found["logits"], model(row.inputs()).logits), row.name
             if "composed" in found:
                 assert torch.equal(found["composed"], model.compose(9, temperature=0, batch_size=2))
+            if "performed" in found:
+                assert np.array_equal(found["performed"], model.perform(row.inputs()[0]))
 
 
 @pytest.mark.parametrize(
@@ -81,3 +86,24 @@ def test_the_card_says_what_this_composer_does(architecture, says, never, tmp_pa
         assert words in card.text, words
     for words in never:
         assert words not in card.text, words
+
+
+@pytest.mark.parametrize(
+    ("architecture", "past", "says", "never"),
+    [
+        ("regression", True, ["multinomial regression", "at the step before"], ["how long each note"]),
+        ("lstm", False, ["An LSTM that reads the notes"], ["played before", "how long each note"]),
+        ("transformer", True, ["before and after a step, and knows", "how long each note"], ["at the step before"]),
+    ],
+)
+def test_the_card_says_what_this_performer_does(architecture, past, says, never, tmp_path):
+    performance_row(architecture, past).build().save_pretrained(tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "my-model")
+    card = ModelCard.load(tmp_path / "my-model" / "README.md")
+    assert card.data.pipeline_tag == "other"
+    assert "model.perform(notes)" in card.text
+    about = " ".join(card.text.split())
+    for words in says:
+        assert words in about, words
+    for words in never:
+        assert words not in about, words

@@ -33,6 +33,7 @@ HELD_OUT = ("validation", "test")
 # Measures of a column as `seqzoo.metrics.nes_scores` names them, by what they are taken of.
 PARTS = {"all steps": ("nll", "accuracy"), "points of interest": ("nll_poi", "accuracy_poi")}
 CHECKPOINTS = 10  # a run
+_COST = ("trained", "parameters", "seconds")
 
 Songs = Sequence[np.ndarray]
 Measures = dict[str, dict[str, float]]
@@ -198,7 +199,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         f"# Benchmark of NES scores\n\n{held}, of {Path(result['source']).name}; {result['date']}.\n\n"
         "NLL is the negative log-likelihood in nats a step, a sum in the column `total`; accuracies are in per cent, "
         "their mean in that column. Points of interest are the steps at which a column changes. The last "
-        "column has the training steps of models; baselines count.\n"
+        "columns are of trained models: steps, parameters and the time of the training; baselines count.\n"
     ]
     for task in result["tasks"].values():
         chapters.append(f"## {task['title']}\n\n{task['note']}\n")
@@ -213,14 +214,21 @@ def _table(rows: dict[str, dict[str, Any]], split: str, measures: tuple[str, str
     columns = list(next(iter(rows.values()))[split])
     if len(columns) == 2:  # one column and a total that is the same
         columns = ["total"]
-    head = ["", *(f"NLL {column}" for column in columns), *(f"acc. {column}" for column in columns), "trained"]
+    head = ["", *(f"NLL {column}" for column in columns), *(f"acc. {column}" for column in columns), *_COST]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, row in rows.items():
         cells = [_number(row[split][column][nll], "{:.3f}") for column in columns]
         cells += [_number(row[split][column][accuracy], "{:.1f}", 100) for column in columns]
-        trained = f"{row['training']['steps']:,} steps" if "training" in row else ""
-        lines.append([name, *cells, trained])
+        lines.append([name, *cells, *_cost(row)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cost(row: dict[str, Any]) -> list[str]:
+    """What `_COST` names; baselines have none of it."""
+    if "training" not in row:
+        return [""] * len(_COST)
+    training = row["training"]
+    return [f"{training['steps']:,} steps", f"{row['parameters']:,}", f"{training['seconds']:,.0f}"]
 
 
 def _number(value: float | None, form: str, factor: float = 1) -> str:

@@ -48,6 +48,23 @@ def test_recipes_try_out_without_data(recipe):
     assert summary["logits"] == [16, 128, 88 if recipe == "blended" else 77 + 77 + 89 + 17]
 
 
+@pytest.mark.parametrize("recipe", ["regression_past", "lstm_past", "transformer_notes", "transformer_past"])
+def test_recipes_of_performance_try_out_without_data(recipe):
+    checked = load_recipe(f"nes_performance/{recipe}")
+    summary = task_module(checked).dry_run(checked)
+    assert summary["model_type"] == "nes_performance"
+    assert summary["logits"] == [checked.training.batch_size, 256, 58]
+    assert task_module(checked).weightless_model(checked).config.autoregressive == recipe.endswith("_past")
+
+
+def test_a_task_is_for_its_model(tmp_path):
+    recipe = load_recipe("nes_performance/lstm_notes", ["model.model_type=nes_score", "model.config={}"])
+    for action in (task_module(recipe).dry_run, run):
+        recipe.training.output_dir = str(tmp_path / "run")
+        with pytest.raises(ValueError, match="the task nes_performance is for a nes_performance, but"):
+            action(recipe)
+
+
 def test_a_run_learns_measures_both_splits_and_resumes(songs, tmp_path):
     def train(name: str, *overrides: str) -> dict:
         folder = f"training.output_dir={tmp_path / name}"
@@ -90,7 +107,7 @@ def test_the_benchmark_fills_its_tables_once(songs, tmp_path, monkeypatch):
     nll = rows["LSTM quartet"]["test"]["TR"]["nll"]
     assert "| LSTM quartet |" in table
     assert f" {nll:.3f} |" in table
-    assert "| 4 steps |" in table
+    assert f"| 4 steps | {rows['LSTM quartet']['parameters']:,} | " in table
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
     monkeypatch.setattr(benchmark, "run", None)  # nothing is left to be trained
@@ -98,6 +115,25 @@ def test_the_benchmark_fills_its_tables_once(songs, tmp_path, monkeypatch):
     assert again["tasks"] == result["tasks"]
     with pytest.raises(ValueError, match=r"nes_score_soloists is finished, but with another training\.steps; remove"):
         run_benchmark(str(songs), out, overrides=[*SMALL, "training.steps=5"])
+
+
+def test_the_benchmark_of_performance_has_a_row_for_every_baseline_and_recipe(songs, tmp_path):
+    overrides = [*SMALL, "training.steps=1", "training.keep_best=false", "evaluation.every=null"]
+    result = run_benchmark(str(songs), tmp_path / "out", tasks=["performance"], overrides=overrides)
+    rows = result["tasks"]["performance"]["rows"]
+    assert list(rows) == ["uniform", "unigram", "bigram", *TASKS["performance"].recipes]
+    assert rows["uniform"]["test"]["total"]["nll"] == pytest.approx(np.log([16, 16, 16, 4, 4, 2]).sum())
+    for row in rows.values():
+        for split in ("validation", "test"):
+            assert row[split]["P1 velocity"]["steps"] == 80
+            assert 0 < row[split]["total"]["nll"] < 60
+    metrics = json.loads((tmp_path / "out/runs/nes_performance_transformer_past/metrics.json").read_text())
+    assert metrics["task"] == "nes_performance"
+    assert 0 < metrics["training"]["steps_seen"] <= 2 * 16
+    files = export(tmp_path / "out/runs/nes_performance_transformer_past", tmp_path / "exported")
+    card = next(file for file in files if file.name == "README.md").read_text()
+    assert "### Test" in card
+    assert "| P1 velocity |" in card
 
 
 def test_the_command_prints_the_tables(songs, tmp_path, capsys, monkeypatch):
