@@ -79,7 +79,10 @@ OF_TEXT = (
     *("test_logits_to_keep", "test_generation_with_cache_equals_without"),
     *("test_left_padded_generation_equals_single_rows", "test_generation_prefilled_in_chunks_equals_whole"),
     *("test_generation_goes_on_from_a_returned_cache", "test_assisted_generation_equals_greedy"),
-    *("test_hidden_states_are_returned_per_layer", "test_weights_are_tied_and_the_vocabulary_can_grow"),
+    *(
+        "test_hidden_states_are_returned_per_layer",
+        "test_weights_are_tied_as_the_config_says_and_the_vocabulary_can_grow",
+    ),
     *("test_export_stands_alone", "test_dtype_and_shards_survive"),
 )
 
