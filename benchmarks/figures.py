@@ -76,6 +76,87 @@ def draw_update_rules(values: dict[str, dict[str, dict[str, float]]], path: Path
     figure.savefig(path, dpi=90)
 
 
+def draw_loss_curves(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
+    """One PNG, a panel a claim: the loss of each seed, faint, and of the first one, by method.
+
+    Args:
+        curves: claim -> method -> one list of losses a seed.
+        path: The PNG to write.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    figure, panels = _panels(len(curves))
+    for axes, (claim, methods) in zip(panels, curves.items(), strict=False):
+        for i, (method, seeds) in enumerate(methods.items()):
+            for j, losses in enumerate(seeds):
+                label = method.replace("_", " ") if j == 0 else None
+                axes.plot(range(1, len(losses) + 1), losses, color=f"C{i}", alpha=0.4 if j else 1.0, label=label)
+        axes.set(title=claim, xlabel="step", ylabel="averaged training loss", yscale="log")
+        highest = max(seeds[0][0] for seeds in methods.values() if seeds[0])
+        axes.set_ylim(top=3 * min(highest, 10))  # what diverges leaves the panel
+        axes.legend()
+    figure.savefig(path, dpi=90)
+
+
+def draw_residual_weights(weights: dict[str, list[list]], path: Path) -> None:
+    """One PNG, a panel a claim: alpha by layer, a line for each of some steps of the training.
+
+    Args:
+        weights: claim -> [step, [alpha of each layer]] in the order of steps; a claim may have none.
+        path: The PNG to write.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    weights = {claim: snapshots for claim, snapshots in weights.items() if snapshots}
+    figure, panels = _panels(len(weights))
+    for axes, (claim, snapshots) in zip(panels, weights.items(), strict=False):
+        for i, (step, values) in enumerate(snapshots):
+            shade = 0.15 + 0.85 * (i + 1) / len(snapshots)
+            axes.plot(range(1, len(values) + 1), values, color="C0", alpha=shade, linewidth=1, label=f"step {step}")
+        axes.axhline(0, color="black", linewidth=0.5)
+        axes.set(title=claim, xlabel="layer", ylabel="alpha")
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend([handles[0], handles[-1]], [labels[0], labels[-1]])
+    figure.savefig(path, dpi=90)
+
+
+def draw_singular_values(values: dict[str, dict[int, list[float]]], path: Path) -> None:
+    """One PNG, a panel a depth: the singular values of each method's Jacobian, the largest first.
+
+    Args:
+        values: method -> depth -> singular values.
+        path: The PNG to write.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    depths = list(next(iter(values.values())))
+    figure, panels = _panels(len(depths), sharey=True)
+    for axes, depth in zip(panels, depths, strict=False):
+        for i, (method, by_depth) in enumerate(values.items()):
+            # What is lost altogether lies on the lowest line rather than nowhere.
+            shown = [max(value, 1e-12) for value in by_depth[depth]]
+            shares = [rank / (len(shown) - 1) for rank in range(len(shown))]
+            # Equal ones would hide one another: every second line has gaps.
+            axes.plot(shares, shown, "-" if i % 2 else "--", label=method.replace("_", " "))
+        axes.set(title=f"{depth:,} layers", xlabel="rank (share)", ylabel="singular value", yscale="log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.savefig(path, dpi=90)
+
+
+def _panels(count: int, **options):
+    """A figure of so many panels, three a row."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = _new_figure(4.6 * columns, 3.6 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels
+
+
 def _new_figure(width: float, height: float):
     try:
         from matplotlib.figure import Figure

@@ -3,6 +3,7 @@
 seqzoo bench                 all of them, into benchmarks/results/*.json and benchmarks/RESULTS.md
 seqzoo bench generation      one of them; RESULTS.md keeps the others' last results
 seqzoo bench update_rules    trains for long: stopped, it goes on from runs/update_rules
+seqzoo bench rezero_claims   the same, from runs/rezero_claims; `seqzoo rezero claims` does a part of it
 """
 
 import argparse
@@ -13,7 +14,10 @@ BENCHMARKS = {
     "decaying_fast_weights": "The op against its definition and against attention",
     "generation": "Time a token and cache size against context",
     "linear_attention_peers": "Ops of all rules against other torch code for them",
-    "nes": "The synthesizer of NES music against real time",
+    "nes": "NES music: rendering and converting",
+    "rezero": "ReZero layers and models against Pre-LN and GPT-2",
+    "rezero_claims": "ReZero against tuned peers",
+    "rezero_layers": "ReZero's drop-in layers against torch's own",
     "startup": "Starting",
     "update_rules": "Update rules at one size and token budget",
 }

@@ -8,6 +8,7 @@ optimisation (`trainers/`), measures of quality (`metrics/`).
     text_tokenizer.py  an existing tokenizer, or a byte-level BPE trained on the documents
     text_packing.py    documents become one long row of tokens, and that row an endless stream of batches
     text_stream.py     the same for text that is larger than memory or disk
+    images.py          labelled images: sources, and their stream of batches with flips and shifted crops
     nes/               music of the Nintendo Entertainment System
     recall.py          associative recall, a synthetic task: sequences of keys and values, and their stream
 """

@@ -101,6 +101,8 @@ def _open_files(source: str | list[str], running_text: bool) -> IterableDataset:
         )
     except _DAMAGES as error:  # the library has a look at some kinds already here
         raise ValueError(f"{', '.join(map(str, paths))} cannot be streamed: {error}") from error
+    except StopIteration as error:  # the library looks for a first row
+        raise ValueError(f"{', '.join(map(str, paths))} cannot be streamed: a file is empty") from error
 
 
 def _open_hub(source: str, name: str | None, split: str) -> IterableDataset:
@@ -342,13 +344,17 @@ class PackedStream:
         self.documents.load_state_dict({"epoch": state["epoch"], "rows": state["rows"]})
         self.skip = state["skip"]
         self.block = state["block"]
-        # The first group has `skip` tokens that belong to the block before.
-        self._read_block()
+        changed = ValueError(
+            "the training text is not the one of the checkpoint: where the run stood, the files, the tokenizer or "
+            "the packing give other tokens. Restore them, or start another run in another folder"
+        )
+        try:
+            # The first group has `skip` tokens that belong to the block before.
+            self._read_block()
+        except (ValueError, IndexError) as error:  # there is less text than there was
+            raise changed from error
         if state["fingerprint"] != self._fingerprint():
-            raise ValueError(
-                "the training text is not the one of the checkpoint: where the run stood, the files, the tokenizer or "
-                "the packing give other tokens. Restore them, or start another run in another folder"
-            )
+            raise changed
         self.offset = state["offset"]
 
     def _fingerprint(self) -> str:

@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
 
 import seqzoo
 
@@ -73,7 +79,10 @@ OF_TEXT = (
     *("test_logits_to_keep", "test_generation_with_cache_equals_without"),
     *("test_left_padded_generation_equals_single_rows", "test_generation_prefilled_in_chunks_equals_whole"),
     *("test_generation_goes_on_from_a_returned_cache", "test_assisted_generation_equals_greedy"),
-    *("test_hidden_states_are_returned_per_layer", "test_weights_are_tied_and_the_vocabulary_can_grow"),
+    *(
+        "test_hidden_states_are_returned_per_layer",
+        "test_weights_are_tied_as_the_config_says_and_the_vocabulary_can_grow",
+    ),
     *("test_export_stands_alone", "test_dtype_and_shards_survive"),
 )
 
@@ -133,6 +142,29 @@ def score_row(architecture: str) -> ScoreRow:
     return ScoreRow(f"nes-score-{architecture}", "nes_score", config, AutoModel, off)
 
 
+TINY_TRANSFORMER = {
+    "vocab_size": 99,
+    "max_position_embeddings": 128,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+
+
+def _transformer(name: str, **config) -> Row:
+    conformance = {"test_resize_position_vector_embeddings": "as in GPT-2, no method resizes the positions"}
+    if config.get("is_encoder_decoder"):
+        reason = "an encoder and a decoder of the same class, without a base model around them"
+        conformance |= dict.fromkeys(
+            ("test_base_model_prefix_loads_base_weights", "test_model_base_model_prefix"), reason
+        )
+    return Row(name, "rezero_transformer", TINY_TRANSFORMER | config, conformance=conformance)
+
+
 MODELS = [
     _memory("decay"),
     _memory(
@@ -154,6 +186,50 @@ MODELS = [
     _memory("hybrid", softmax_layers=[1]),
     *map(score_row, ("soloists", "quartet", "transformer", "blended")),
     *map(performance_row, ("regression", "lstm", "transformer")),
+    _transformer("rezero"),
+    _transformer("rezero-pre-norm", residual="pre_norm", position_embedding_type="sinusoidal"),
 ]
 
-assert {row.model_type for row in MODELS} == set(seqzoo.MODELS), "every registered model needs a row"
+# Rows for the library's suites alone: the common tests are of models that read and write one sequence.
+ENCODER_DECODERS = [
+    _transformer("rezero-encoder-decoder", is_encoder_decoder=True, tie_word_embeddings=True),
+]
+
+
+@dataclass(frozen=True)
+class ImageRow(Row):
+    """A model of images, `image_size` pixels wide and high."""
+
+    auto_class: type = AutoModelForImageClassification
+    image_size: int = 12
+
+    def inputs(self, batch: int = 2, seed: int = 0) -> torch.Tensor:
+        """Random pixels, [batch, channels, height, width]."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, 3, self.image_size, self.image_size, generator=generator)
+
+
+TINY_RESNET = {"hidden_sizes": [4, 8], "depths": [2, 1], "num_labels": 5}
+
+IMAGE_MODELS = [
+    ImageRow("resnet-rezero", "rezero_resnet", TINY_RESNET),
+    ImageRow("resnet-vanilla", "rezero_resnet", TINY_RESNET | {"block": "vanilla"}),
+    ImageRow("resnet-fixup", "rezero_resnet", TINY_RESNET | {"block": "fixup"}),
+    ImageRow("resnet-skipinit", "rezero_resnet", TINY_RESNET | {"block": "skipinit"}),
+    ImageRow(
+        "resnet-bottleneck",
+        "rezero_resnet",
+        {
+            "hidden_sizes": [8, 16],
+            "depths": [1, 2],
+            "num_labels": 5,
+            "layer_type": "bottleneck",
+            "stem": "imagenet",
+            "stem_size": 4,
+            "shortcut": "projection",
+        },
+        image_size=16,
+    ),
+]
+
+assert {row.model_type for row in (*MODELS, *IMAGE_MODELS)} == set(seqzoo.MODELS), "every registered model needs a row"

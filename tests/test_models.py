@@ -209,12 +209,15 @@ def test_hidden_states_are_returned_per_layer(row, model):
     assert torch.equal(hidden_states[-1], model.base_model(ids).last_hidden_state)
 
 
-def test_weights_are_tied_and_the_vocabulary_can_grow(row, model, tmp_path):
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+def test_weights_are_tied_as_the_config_says_and_the_vocabulary_can_grow(row, model, tmp_path):
+    def tied():
+        return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+    assert tied() == model.config.tie_word_embeddings
     ids = row.inputs()
     before = model(ids).logits
     model.resize_token_embeddings(row.config["vocab_size"] + 5)
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied() == model.config.tie_word_embeddings
     after = model(ids).logits
     assert_close(after[..., : row.config["vocab_size"]], before)
     assert after.shape[-1] == model.config.vocab_size == row.config["vocab_size"] + 5

@@ -18,6 +18,8 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
     nes_composition.py    task `nes_composition`: the next step of NES scores
     nes_performance.py    task `nes_performance`: how the notes of NES scores are played
     nes/              the tasks of NES-MDB: what is learned and measured, baselines, the benchmark
+    image_classification.py  task `image_classification`: images, processor, model and objective
+    parameter_groups.py  which parameters decay, and the rate of residual weights
     recall.py         associative recall, the synthetic task of the comparison of update rules
     transfer/         objectives with a teacher, low-rank updates
 """

@@ -110,8 +110,8 @@ class Checkpoints:
         """Steps that have a complete checkpoint, in order."""
         if not self.folder.is_dir():
             return []
-        complete = [entry for entry in self.folder.glob("step_*") if entry.suffix != UNFINISHED]
-        return sorted(int(entry.name.removeprefix("step_")) for entry in complete)
+        names = [entry.name.removeprefix("step_") for entry in self.folder.glob("step_*")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def describe(self) -> str:
         """What an error message tells about them."""
@@ -172,6 +172,8 @@ class Checkpoints:
         rank = self.accelerator.process_index
         try:
             state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+            if not isinstance(state, dict):
+                raise ValueError(f"{STATE_FILE} is no mapping")
             if state["num_processes"] != self.accelerator.num_processes:
                 raise CheckpointError(
                     f"the checkpoint {path} was written by {state['num_processes']} processes, this run has "
@@ -182,7 +184,7 @@ class Checkpoints:
             saved = load_tensors(path / f"random_states_{rank}.pkl")
         except CheckpointError:
             raise
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        except (OSError, EOFError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
             raise CheckpointError(
                 f"the checkpoint {path} cannot be read ({_first_line(error)}); remove that folder to go on from the "
                 "one before it"

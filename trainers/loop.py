@@ -27,7 +27,8 @@ from torch.distributed.fsdp import StateDictType
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
-from seqzoo.trainers.checkpointing import Checkpoints
+from seqzoo.trainers.checkpointing import CheckpointError, Checkpoints
+from seqzoo.trainers.parameter_groups import parameter_groups
 from seqzoo.trainers.recipe import Recipe, TrainingSection
 
 
@@ -128,14 +129,17 @@ def new_accelerator(training: TrainingSection, **kwargs: Any) -> Accelerator:
     return accelerator
 
 
-def new_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.AdamW:
-    """AdamW; weight decay for matrices only, not for biases, norms (one axis) and embeddings (tied heads included)."""
-    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in parameters if parameter.ndim >= 2 and parameter not in embeddings]
-    others = [parameter for parameter in parameters if parameter.ndim < 2 or parameter in embeddings]
-    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=training.lr, betas=tuple(training.betas))
+def new_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
+    """AdamW or SGD with Nesterov's momentum, on the groups of [`parameter_groups`]."""
+    options = {"lr": training.lr, "weight_decay": training.weight_decay}
+    if training.optimizer == "sgd":
+        residual_lr = training.lr if training.residual_lr is None else training.residual_lr
+        groups = parameter_groups(model, **options, residual_lr=residual_lr)
+        return torch.optim.SGD(groups, momentum=training.betas[0], nesterov=training.betas[0] > 0, **options)
+    groups = parameter_groups(
+        model, **options, residual_lr=training.residual_lr, residual_betas=training.residual_betas
+    )
+    return torch.optim.AdamW(groups, betas=tuple(training.betas), **options)
 
 
 def train(
@@ -175,7 +179,14 @@ def train(
     state = TrainingState(num_processes=accelerator.num_processes)
     set_seed(training.seed, device_specific=True)  # every process drops out units of its own
     if training.resume and checkpoints.steps():
-        state = TrainingState(**checkpoints.load(checkpoints.steps()[-1]))
+        newest = checkpoints.steps()[-1]
+        try:
+            state = TrainingState(**checkpoints.load(newest))
+        except TypeError as error:
+            raise CheckpointError(
+                f"{checkpoints.path(newest)} was written by another version of seqzoo ({error}); finish the run with "
+                "that one, or set training.overwrite=true to start again"
+            ) from error
         batches.load_state_dict(state.batches)
         note(accelerator, f"{recipe.name}: going on after step {state.step}")
 

@@ -151,6 +151,54 @@ class NESDataSection:
 
 
 @dataclass
+class ImageDataSection:
+    """Labelled images (task `image_classification`): what to read, what to hold out, how to vary it.
+
+    Args:
+        source (`str`, defaults to `digits`):
+            `digits` (of scikit-learn), a folder or `.zip` of images in folders named by their class, a folder of
+            CIFAR-10's binary version, or a dataset on the Hub: see `seqzoo.data.images`.
+        name (`str`, *optional*), split (`str`, defaults to `train`), validation (`str`, *optional*):
+            Hub: name of the dataset's configuration, the split to train on, and the held-out one.
+        validation_fraction (`float`, defaults to 0.2):
+            The part to hold out of a source that has no held-out images.
+        classes (`int`, defaults to 10):
+            How many there are; a source that has more or fewer is refused.
+        image_size (`int`, *optional*):
+            Scale image files to so many pixels, in height and width; null takes them as they are, if all have one
+            size.
+        flip (`bool`, defaults to false), pad (`int`, defaults to 0):
+            Of the training images: mirror half of them; shift each by up to so many pixels, with a black border.
+        license (`str`, *optional*):
+            For the card; known by itself for `digits`.
+    """
+
+    source: str = "digits"
+    name: str | None = None
+    split: str = "train"
+    validation: str | None = None
+    validation_fraction: float = 0.2
+    classes: int = 10
+    image_size: int | None = None
+    flip: bool = False
+    pad: int = 0
+    license: str | None = None
+
+    def check(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            `RecipeError`: it names the key and the remedy.
+        """
+        if not 0 < self.validation_fraction < 1:
+            raise RecipeError(f"data.validation_fraction is {self.validation_fraction}, but must lie between 0 and 1")
+        for key, least in (("classes", 2), ("image_size", 1), ("pad", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise RecipeError(f"data.{key} is {value}, but must be {least} or more")
+
+
+@dataclass
 class TokenizerSection:
     """At most one of the two; neither means the tokenizer of `model.init_from` or `model.convert_gpt2`.
 
@@ -167,7 +215,7 @@ class TokenizerSection:
 
 @dataclass
 class TrainingSection:
-    """Optimisation (AdamW), checkpoints, and where the run lives.
+    """Optimisation, checkpoints, and where the run lives.
 
     Args:
         steps (`int`):
@@ -193,10 +241,15 @@ class TrainingSection:
             Passes into which each process cuts its share of the batch.
         lr (`float`, defaults to 1e-3), schedule (`cosine`, `linear` or `constant`), warmup_steps (`int`):
             Peak learning rate, its course after the warm-up (to zero, but for `constant`), and the warm-up.
+        optimizer (`adamw` or `sgd`, defaults to `adamw`):
+            `sgd` has Nesterov's momentum.
         weight_decay (`float`, defaults to 0.1):
-            For matrices; biases, norms and embeddings have none.
+            For matrices; biases, norms, embeddings and residual weights have none.
         betas (`list[float]`, defaults to [0.9, 0.95]):
-            Adam's two averages.
+            Adam's two averages; the first one is the momentum of SGD.
+        residual_lr (`float`, *optional*), residual_betas (`list[float]`, *optional*):
+            The same for residual weights (ReZero's alpha), of models that have them. Null is `lr`, or with AdamW 1 / L
+            for L such weights if that is less; and `betas`.
         max_grad_norm (`float`, *optional*, defaults to 1.0):
             Clips the norm of the gradient; null does not.
         mixed_precision (`no`, `bf16` or `fp16`, *optional*):
@@ -230,8 +283,11 @@ class TrainingSection:
     lr: float = 1e-3
     schedule: typing.Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = 0
+    optimizer: typing.Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = 0.1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    residual_lr: float | None = None
+    residual_betas: list[float] | None = None
     max_grad_norm: float | None = 1.0
     mixed_precision: typing.Literal["no", "bf16", "fp16"] | None = None
     gradient_checkpointing: bool = False
@@ -298,6 +354,7 @@ class HubSection:
 # What `data` holds, by task: a task is the name of a module in this room, which seqzoo.trainers.run describes.
 DATA_SECTIONS: dict[str, type] = {
     "causal_lm": DataSection,
+    "image_classification": ImageDataSection,
     "nes_composition": NESDataSection,
     "nes_performance": NESDataSection,
 }

@@ -13,7 +13,7 @@ _POSITIVE = {
     "data": ("num_proc", "shuffle_buffer", "sequence_length"),
     "training": (
         *("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
-        *("distill_temperature", "lora_rank", "lora_alpha"),
+        *("distill_temperature", "lora_rank", "lora_alpha", "residual_lr"),
     ),
     "evaluation": ("every", "max_tokens", "batch_size"),
     "tracking": ("log_every",),
@@ -33,8 +33,12 @@ def check(recipe: "Recipe") -> None:
             if value is not None and not 0 < value < math.inf:
                 raise RecipeError(f"{section}.{key} is {value}, but must be a number greater than 0")
     training = recipe.training
-    if len(training.betas) != 2 or not all(0 <= beta < 1 for beta in training.betas):
-        raise RecipeError(f"training.betas is {training.betas}, but takes two numbers in [0, 1)")
+    for key in ("betas", "residual_betas"):
+        betas = getattr(training, key)
+        if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
+            raise RecipeError(f"training.{key} is {betas}, but takes two numbers in [0, 1)")
+    if training.residual_betas is not None and training.optimizer == "sgd":
+        raise RecipeError("training.residual_betas is for AdamW, not for training.optimizer sgd; remove it")
     if not 0 <= training.warmup_steps <= training.steps:
         raise RecipeError(
             f"training.warmup_steps is {training.warmup_steps}, but training.steps is {training.steps}: lower it"

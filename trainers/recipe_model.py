@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from seqzoo.trainers.parameter_groups import residual_weights
 from seqzoo.trainers.recipe import ModelSection, Recipe, RecipeError
 from seqzoo.trainers.transfer.alignment import train_only_memories
 from seqzoo.trainers.transfer.lora import add_lora
@@ -139,10 +140,18 @@ def _check_type(section: ModelSection, model: PreTrainedModel, source: str) -> N
 
 def choose_parameters(model: PreTrainedModel, recipe: Recipe) -> None:
     """Freeze what the recipe does not train, and add what it trains instead."""
+    check_residual_keys(model, recipe)
     if recipe.training.lora_rank:
         add_lora(model, recipe.training)
     if recipe.training.objective == "align":
         train_only_memories(model)
+
+
+def check_residual_keys(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Refuse what is for residual weights where there are none."""
+    for key in ("residual_lr", "residual_betas"):
+        if getattr(recipe.training, key) is not None and not residual_weights(model):
+            raise RecipeError(f"training.{key} is for residual weights, which this {model.config.model_type} lacks")
 
 
 def trained_parameters(model: PreTrainedModel) -> int:
@@ -198,7 +207,7 @@ def check_config_keys(section: ModelSection) -> None:
 
 def check_lengths(recipe: Recipe, config: PreTrainedConfig) -> None:
     """Refuse sequences and windows that the model has no positions for."""
-    if getattr(config, "position_embedding_type", None) in ("none", "learned_clamped"):
+    if getattr(config, "position_embedding_type", None) in ("none", "learned_clamped", "sinusoidal"):
         return
     limit = getattr(config, "max_position_embeddings", None)
     lengths = {"data.sequence_length": [recipe.data.sequence_length], "evaluation.lengths": recipe.evaluation.lengths}

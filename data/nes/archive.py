@@ -9,6 +9,7 @@ import hashlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from seqzoo.data.nes.errors import DEFAULT_LIMITS, Limits, NESFormatError
@@ -57,22 +58,34 @@ def songs_in(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[Pure
         `NESFormatError`: the archive is broken or cut off, has more than 16 GiB or 200,000 members, or a member that
             is a link or device or whose name leads out of the archive; on reading, a song exceeds the limits.
     """
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == b"\x1f\x8b"
+    with _damage_named(path), gzip.open(path) if is_compressed else path.open("rb") as content:
+        stream = _Guarded(content, str(path), limits)
+        with tarfile.open(fileobj=stream, mode="r:") as archive:
+            yield from _songs(archive, path, limits)
+        if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes damage between members for the end
+            raise NESFormatError("the archive is broken: no member and no end", str(path), archive.offset)
+        while rest := stream.read(2**16):  # where a file that is cut off shows it
+            if rest.strip(b"\0"):
+                raise NESFormatError("something follows the end of the archive", str(path))
+
+
+@contextmanager
+def _damage_named(path: Path):
     try:
-        with path.open("rb") as file:
-            is_compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if is_compressed else path.open("rb") as content:
-            stream = _Guarded(content, str(path), limits)
-            with tarfile.open(fileobj=stream, mode="r:") as archive:
-                yield from _songs(archive, path, limits)
-            if stream.last.strip(b"\0"):  # tarfile takes damage between members for the end
-                raise NESFormatError("the archive is broken: no member and no end", str(path), archive.offset)
+        yield
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise NESFormatError(f"the archive is broken or cut off ({error})", str(path)) from error
 
 
 def _songs(archive: tarfile.TarFile, path: Path, limits: Limits):
+    last = -1
     for number, member in enumerate(archive):
         archive.members.clear()  # what was passed is not needed, and would grow
+        if member.offset <= last or member.size < 0:  # a negative size leads back, for ever
+            raise NESFormatError(f"the size of the member {member.name!r} is negative", str(path), member.offset)
+        last = member.offset
         name = PurePosixPath(member.name)
         if number >= _MOST_MEMBERS:
             raise NESFormatError(f"the archive has more than {_MOST_MEMBERS} members", str(path))
@@ -91,7 +104,8 @@ def _songs(archive: tarfile.TarFile, path: Path, limits: Limits):
                     f"the file has {member.size} bytes, the limit is {limits.max_bytes} (max_bytes)",
                     f"{path}:{member.name}",
                 )
-            return archive.extractfile(member).read()
+            with _damage_named(path):
+                return archive.extractfile(member).read()
 
         yield name, read
 
@@ -106,7 +120,7 @@ class _Guarded:
         self.last = b""
 
     def read(self, size: int) -> bytes:
-        if size > self.most:
+        if not 0 <= size <= self.most:
             raise NESFormatError(
                 f"{size} bytes are to be read at once, the limit is {self.most} (max_bytes)", self.file
             )
@@ -122,5 +136,7 @@ class _Guarded:
         return self.content.tell()
 
     def check(self, position: int) -> None:
+        if position < 0:
+            raise NESFormatError("the archive is broken: a member begins before the file", self.file)
         if position > _MOST_BYTES:
             raise NESFormatError(f"the archive has more than {_MOST_BYTES} bytes", self.file)

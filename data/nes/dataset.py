@@ -6,8 +6,8 @@
 Nothing is downloaded but a data set on the Hub that is named by its id. The columns are those of [`features`].
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from datasets.exceptions import DatasetGenerationError
 from datasets.table import InMemoryTable
 
 from seqzoo.data.nes import archive
@@ -34,9 +33,10 @@ from seqzoo.data.nes.conversion import convert
 from seqzoo.data.nes.errors import DEFAULT_LIMITS, Limits, NESFormatError
 from seqzoo.data.nes.files import Song, format_of, song_to_bytes
 from seqzoo.data.nes.runs import SAMPLE_RATE
-from seqzoo.data.nes.scores import Rate
-from seqzoo.data.nes.song_facts import composers_of, facts_of_name, read_composers
+from seqzoo.data.nes.scores import ADAPTIVE, ExpressiveScore, Rate
+from seqzoo.data.nes.song_facts import composers_of, facts_of_name, facts_of_tag, read_composers
 from seqzoo.data.nes.song_sources import SPLITS, Part, songs_of_archive, songs_of_folder
+from seqzoo.data.nes.vgm import VGM
 
 
 SCORES = {
@@ -46,6 +46,7 @@ SCORES = {
 }
 BYTES = ("midi", "vgm")
 TEXTS = ("nlm", "ndr", "ndf")
+_SILENCE = ExpressiveScore(np.zeros((1, 4, 3), dtype=np.uint8))
 _LAYOUT = 1  # of the rows: part of what names a cached copy, so that another layout is another copy
 
 
@@ -56,7 +57,8 @@ def features(format: str) -> Features:
     `composers`, `title`, `track` (number), `seconds`, `rate` (steps a second: of a score; 44100 of anything else), and
     the song: `score` is uint8 `[step, voice, (note, velocity, timbre)]` (`exprsco`), `[step, voice]` (`seprsco`) or
     `[step, place]` (`blndsco`: notes from the lowest, then zeros); `midi` and `vgm` are the bytes of the file; `nlm`,
-    `ndr` and `ndf` are text. What is not known is None, composers an empty list.
+    `ndr` and `ndf` are text. What is not known is None, composers an empty list. Names and the tags of VGM files tell
+    game and title; of a song with a name of NES-MDB, the tag tells only the composers.
     """
     if format not in (*SCORES, *BYTES, *TEXTS):
         known = ", ".join((*SCORES, *BYTES, *TEXTS))
@@ -95,20 +97,21 @@ def load_nesmdb(
             which is a folder that `save_to_disk` or `seqzoo nes dataset` wrote; or the id of one on the Hub.
         format (`str`):
             `exprsco`, `seprsco`, `blndsco`, `midi`, `vgm`, `nlm`, `ndr` or `ndf`: songs in other formats are
-            converted. A copy has the format that it was made with.
+            converted, those in this one stay as they are. A copy has the format that it was made with.
         rate (`float` or `"adaptive"`, *optional*):
             Steps a second, as in [`convert`]: without it, what comes from 44.1 kHz is sampled at 24 Hz and scores keep
             their rate. A copy is checked to have it.
         composers (`str`, `Path` or `Mapping`, *optional*):
             Who composed what: names of games (`246_Mother` or `Mother`) or songs to lists of composers, or a file with
-            that: a JSON object, or CSV with the columns `name` and `composers` (separated by `;`).
+            that: a JSON object, or CSV with the columns `name` and `composers` (separated by `;`). Without it VGM
+            files are known by their tags.
         verify (`bool`):
             Refuse archives that are not the published ones by their SHA-256.
         on_bad_file (`Callable`, *optional*):
             Given `file: reason` of every song that cannot be read, which is then left out. Without it the first such
-            song is an error.
+            song is an error; where songs are not streamed, after the others have been read.
         streaming (`bool`):
-            Read songs when they are asked for, and write nothing. Every file is a shard; an archive is one.
+            Read songs when they are asked for, and write no data. Every file is a shard; an archive is one.
         num_proc (`int`, *optional*):
             Processes that read songs. The result does not depend on it.
         cache_dir (`str` or `Path`, *optional*):
@@ -130,9 +133,8 @@ def load_nesmdb(
             song, or a composer file says nothing about these songs.
     """
     wanted = features(format)
-    unknown = conversion.keys() - convert.__kwdefaults__.keys()
-    if unknown:
-        raise TypeError(f"{', '.join(sorted(unknown))} is no option of load_nesmdb or convert")
+    # Options that mean nothing are refused before a song is read.
+    convert(_SILENCE, format, rate=None if rate == ADAPTIVE else rate, **conversion)
     path = Path(source)
     if not path.is_file() and not _is_folder_of_songs(path):
         if composers is not None or conversion:
@@ -146,12 +148,11 @@ def load_nesmdb(
     else:
         raise ValueError(f"{source} is no archive ({', '.join(archive.SUFFIXES)}); name the folder that songs are in")
     if not parts:
-        raise ValueError(f"there are no songs in {source}")
+        raise ValueError(f"there are no songs in {source} (an archive has to be named itself)")
     names = (name for part in parts.values() for entry in part for name in entry.names)
     known = {} if composers is None else read_composers(composers, names)
-    plan = _Plan(format, rate, conversion, limits, known)
+    plan = _Plan(format, rate, conversion, limits, known, on_bad_file)
     if streaming:
-        plan = replace(plan, on_bad_file=on_bad_file)
         return IterableDatasetDict(
             {
                 split: IterableDataset.from_generator(
@@ -160,11 +161,9 @@ def load_nesmdb(
                 for split, part in parts.items()
             }
         )
-    songs = DatasetDict()
-    for split, part in parts.items():
-        songs[split] = _build(part, replace(plan, skip=on_bad_file is not None), wanted, split, num_proc, cache_dir)
-        if on_bad_file is not None:
-            _report_missing(part, songs[split]["name"], plan, on_bad_file)
+    songs = DatasetDict(
+        {split: _build(part, plan, wanted, split, num_proc, cache_dir) for split, part in parts.items()}
+    )
     return _as_arrays(songs, format)
 
 
@@ -180,8 +179,7 @@ class _Plan:
     conversion: dict[str, Any]
     limits: Limits
     composers: dict[str, list[str]]
-    skip: bool = False
-    on_bad_file: Callable[[str], None] | None = None
+    on_bad_file: Callable[[str], None] | None
     layout: int = _LAYOUT
 
 
@@ -191,29 +189,39 @@ def _rows(parts: list[Part], plan: _Plan) -> Iterator[dict[str, Any]]:
             try:
                 yield _row(name, label, read(), plan)
             except (NESFormatError, OSError) as error:
-                if plan.on_bad_file is not None:
-                    plan.on_bad_file(str(error))
-                elif not plan.skip:
+                if plan.on_bad_file is None:
                     raise
+                plan.on_bad_file(str(error))
 
 
 def _row(name: str, label: str, song: Song, plan: _Plan) -> dict[str, Any]:
     """Raises a `NESFormatError` that names the file."""
+    facts = _facts(name, song, plan)
     try:
-        if plan.rate is not None or format_of(song) != plan.format:
+        if plan.rate is not None or plan.conversion or format_of(song) != plan.format:
             song = convert(song, plan.format, rate=plan.rate, **plan.conversion)
         content = _content(song, plan.format)
     except NESFormatError as error:
         raise NESFormatError(error.cause, label, error.offset) from error
-    facts = facts_of_name(name)
     return {
         "name": name,
         **facts,
-        "composers": composers_of(name, facts, plan.composers),
         "seconds": song.num_samples / SAMPLE_RATE,
         "rate": song.rate if plan.format in SCORES else float(SAMPLE_RATE),
         column(plan.format): content,
     }
+
+
+def _facts(name: str, song: Song, plan: _Plan) -> dict[str, Any]:
+    """From the composers given, from a VGM's tag, and from the name, which is NES-MDB's own word for its songs."""
+    facts = facts_of_name(name)
+    given = composers_of(name, facts, plan.composers)
+    tag = {}
+    if isinstance(song, VGM):
+        with suppress(NESFormatError):  # the music can be read all the same
+            tag = facts_of_tag(song.tags)
+    facts = tag | facts if facts["game_id"] else facts | tag
+    return facts | {"composers": given or tag.get("composers", [])}
 
 
 def _content(song: Song, format: str) -> np.ndarray | bytes | str:
@@ -225,27 +233,35 @@ def _content(song: Song, format: str) -> np.ndarray | bytes | str:
 
 
 def _build(parts: list[Part], plan: _Plan, wanted: Features, split: str, num_proc: int | None, cache_dir) -> Dataset:
-    """The memory-mapped rows of a split."""
+    """The memory-mapped rows of a split.
+
+    An error does not get out of the processes that write them, and a cache remembers none: they leave out what is bad,
+    and what is missing then is read once more, for the reason.
+    """
     try:
-        return Dataset.from_generator(
+        songs = Dataset.from_generator(
             _rows,
             features=wanted,
-            gen_kwargs={"parts": parts, "plan": plan},
+            gen_kwargs={"parts": parts, "plan": replace(plan, on_bad_file=_pass_over)},
             split=split,
             num_proc=num_proc and min(num_proc, len(parts)),
             cache_dir=cache_dir and str(cache_dir),
         )
-    except DatasetGenerationError as error:
-        raise error.__cause__ from None  # says what is wrong, and names the file
-
-
-def _report_missing(parts: list, present: Sequence[str], plan: _Plan, on_bad_file: Callable[[str], None]) -> None:
-    """Read again what is not there: the processes that left it out, now or when the cache was made, told nobody."""
-    present = set(present)
+    except ValueError as error:  # `datasets` has no splits without rows
+        for _ in _rows(parts, plan):
+            raise
+        raise ValueError(f"none of the songs of {split} can be read") from error
+    present = set(songs["name"])
     for part in parts:
         if not present.issuperset(part.names):
-            for _ in _rows([part.without(present)], replace(plan, on_bad_file=on_bad_file)):
-                pass
+            for row in _rows([part.without(present)], plan):
+                where = Path(songs.cache_files[0]["filename"]).parent
+                raise OSError(f"{row['name']} could not be read and now can: remove {where} and load again")
+    return songs
+
+
+def _pass_over(reason: str) -> None:
+    pass
 
 
 # Arrow copies
@@ -269,13 +285,14 @@ def _load_copy(
                 {split: part.with_format(None).to_iterable_dataset() for split, part in songs.items()}
             )
     else:
-        if not path.exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            raise FileNotFoundError(f"there is no file or folder {source}, and it is no id of a data set on the Hub")
-        cache_dir = cache_dir and str(cache_dir)
-        if streaming:
-            songs = load_dataset(str(source), streaming=True, cache_dir=cache_dir)
-        else:
-            songs = load_dataset(str(source), num_proc=num_proc, cache_dir=cache_dir)
+        options = {"streaming": True} if streaming else {"num_proc": num_proc}
+        try:
+            songs = load_dataset(str(source), cache_dir=cache_dir and str(cache_dir), **options)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"{str(source)!r} is neither a folder here (working directory {Path.cwd()}) nor a data set that the "
+                f"Hub gives: {error}"
+            ) from error
     songs = type(songs)({SPLITS.get(split, split): part for split, part in songs.items()})
     for part in songs.values():
         if part.features is None or part.features.get(column(format)) != wanted[column(format)]:

@@ -1,4 +1,4 @@
-"""What is known of a song beside its notes: by its name, and from a file about composers."""
+"""What is known of a song beside its notes: by its name, from its tag, and from a file about composers."""
 
 import csv
 import json
@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from seqzoo.data.nes.gd3 import GD3
 
 
 _PUBLISHED_NAME = re.compile(r"(?P<id>\d{3})_(?P<game>.+)_\d{2,3}_(?P<track>\d{2})?(?P<title>.*)")
@@ -27,6 +29,19 @@ def facts_of_name(name: str) -> dict[str, Any]:
     if found := published or numbered:
         facts |= {"title": found["title"], "track": found["track"] and int(found["track"])}
     return facts
+
+
+def facts_of_tag(tag: GD3 | None) -> dict[str, Any]:
+    """`game`, `title` and `composers` from the tag of a VGM file, those of which it has something."""
+    if tag is None:
+        return {}
+    authors = re.split(r"[,;]", tag.author or tag.author_japanese)
+    facts = {
+        "game": tag.game or tag.game_japanese,
+        "title": tag.track or tag.track_japanese,
+        "composers": [author.strip() for author in authors if author.strip()],
+    }
+    return {key: value for key, value in facts.items() if value}
 
 
 def composers_of(name: str, facts: Mapping[str, Any], composers: Mapping[str, list[str]]) -> list[str]:

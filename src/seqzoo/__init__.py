@@ -26,7 +26,27 @@ MODELS = {
     ),
     "nes_score": ("NESScoreConfig", {"AutoModel": "NESScoreModel"}),
     "nes_performance": ("NESPerformanceConfig", {"AutoModel": "NESPerformanceModel"}),
+    "rezero_resnet": (
+        "ReZeroResNetConfig",
+        {
+            "AutoModel": "ReZeroResNetModel",
+            "AutoModelForImageClassification": "ReZeroResNetForImageClassification",
+        },
+    ),
+    "rezero_transformer": (
+        "ReZeroTransformerConfig",
+        {
+            "AutoModel": "ReZeroTransformerModel",
+            "AutoModelForCausalLM": "ReZeroTransformerForCausalLM",
+            "AutoModelForMaskedLM": "ReZeroTransformerForMaskedLM",
+            "AutoModelForSequenceClassification": "ReZeroTransformerForSequenceClassification",
+            "AutoModelForSeq2SeqLM": "ReZeroTransformerForConditionalGeneration",
+        },
+    ),
 }
+
+# model_type -> the image processors of transformers that it takes, one a backend.
+IMAGE_PROCESSORS = {"rezero_resnet": {"torchvision": "ViTImageProcessor", "pil": "ViTImageProcessorPil"}}
 
 if Path(__file__).with_name("modeling").is_file():
     raise ImportError(
@@ -91,6 +111,14 @@ def _register_models() -> None:
             mapping._extra_content[config_class] = _module("modeling", model_type), model_name
 
 
+def _register_image_processors() -> None:
+    """By their names, which the mapping resolves when somebody asks."""
+    mapping = sys.modules["transformers.models.auto.image_processing_auto"].IMAGE_PROCESSOR_MAPPING
+    for model_type, processors in IMAGE_PROCESSORS.items():
+        config_class = getattr(import_module(_module("configuration", model_type)), MODELS[model_type][0])
+        mapping._extra_content[config_class] = processors
+
+
 class _AfterImport(abc.MetaPathFinder):
     """Calls `actions[name]()` once, right after the module `name` has been imported by anybody."""
 
@@ -123,7 +151,12 @@ def _register_when_imported() -> None:
         for model_type in MODELS:
             import_module(_module("configuration", model_type))
 
-    for kind, action in (("configuration", import_configs), ("modeling", _register_models)):
+    kinds = {
+        "configuration": import_configs,
+        "modeling": _register_models,
+        "image_processing": _register_image_processors,
+    }
+    for kind, action in kinds.items():
         module = f"transformers.models.auto.{kind}_auto"
         if module in sys.modules:
             action()

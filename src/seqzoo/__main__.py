@@ -7,7 +7,7 @@ from importlib import import_module
 from seqzoo import __version__
 
 
-GROUPS = ("demo", "models", "train", "convert", "export", "push", "nes", "bench")
+GROUPS = ("demo", "models", "train", "convert", "export", "push", "nes", "rezero", "bench")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -124,6 +124,13 @@ def test_the_state_is_small(files):
     assert len(json.dumps(stream.state_dict())) < 1000
 
 
+def shorter(file: str, folder) -> str:
+    """The first document of it alone."""
+    with open(file) as lines:
+        (folder / "shorter.jsonl").write_text(next(lines))
+    return str(folder / "shorter.jsonl")
+
+
 def test_another_text_where_the_run_stood_is_refused(files, tmp_path):
     stream = new_stream(files, shuffle_buffer=10)
     for _ in range(5):
@@ -136,6 +143,7 @@ def test_another_text_where_the_run_stood_is_refused(files, tmp_path):
         new_stream([str(changed), files[1]], shuffle_buffer=10),
         new_stream(files, shuffle_buffer=10, seed=1),
         new_stream(files, shuffle_buffer=10, sequence_length=15),
+        new_stream([shorter(files[0], tmp_path), files[1]], shuffle_buffer=10),
     ):
         with pytest.raises(ValueError, match="training text is not the one of the checkpoint"):
             other.load_state_dict(state)
@@ -202,6 +210,7 @@ def test_held_out_text_is_read_as_far_as_it_is_needed(files):
         ("x.jsonl.xz", b"not xz"),
         ("x.txt", b"\xff\xfe"),
         ("x.parquet", b"PAR"),
+        ("x.jsonl", b""),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, content):

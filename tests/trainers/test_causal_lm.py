@@ -220,9 +220,17 @@ def test_folders_that_hold_something(sections, tmp_path):
     with pytest.raises(ValueError, match="the training text is not the one of the checkpoint"):
         run(load_recipe(sections, [*overrides, "training.resume=true"]))
     source.write_text(text)
-    state = tmp_path / "run" / "checkpoints" / "step_00000012" / "state.json"
-    state.write_text(state.read_text()[:50])
-    with pytest.raises(CheckpointError, match=r"step_00000012 cannot be read .*remove that folder"):
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000012"
+    (checkpoint.parent / "step_foo").mkdir()  # not ours
+    state = (checkpoint / "state.json").read_bytes()
+    for name, content in (("state.json", state[:50]), ("state.json", b"[]"), ("optimizer.bin", b"")):
+        good = (checkpoint / name).read_bytes()
+        (checkpoint / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"step_00000012 cannot be read .*remove that folder"):
+            run(load_recipe(sections, [*overrides, "training.resume=true"]))
+        (checkpoint / name).write_bytes(good)
+    (checkpoint / "state.json").write_bytes(state.replace(b'"inputs_seen"', b'"tokens_seen"'))
+    with pytest.raises(CheckpointError, match=r"another version of seqzoo .*tokens_seen"):
         run(load_recipe(sections, [*overrides, "training.resume=true"]))
     overrides += ["training.overwrite=true"]
     with pytest.raises(RecipeError, match="positions"):

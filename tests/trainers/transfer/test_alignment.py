@@ -3,10 +3,10 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import DecayFastWeightGPT2LMHeadModel
+from seqzoo.trainers.causal_lm import dry_run
 from seqzoo.trainers.language_modeling import CausalLanguageModeling
 from seqzoo.trainers.loop import new_accelerator
 from seqzoo.trainers.recipe import load_recipe
-from seqzoo.trainers.recipe_model import dry_run
 from seqzoo.trainers.recipe_parsing import RecipeError
 from seqzoo.trainers.run import run
 from seqzoo.trainers.transfer.alignment import Alignment, train_only_memories

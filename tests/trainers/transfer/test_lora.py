@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
+from seqzoo.trainers.causal_lm import dry_run
 from seqzoo.trainers.recipe import load_recipe
-from seqzoo.trainers.recipe_model import dry_run
 from seqzoo.trainers.recipe_parsing import RecipeError
 from seqzoo.trainers.run import main, run
 from seqzoo.trainers.transfer.lora import add_lora, merge_lora

@@ -1,0 +1,202 @@
+"""ReZero layers for torch's own `nn.TransformerEncoder`, `nn.TransformerDecoder` and `nn.Transformer`.
+
+Bachlechner et al., "ReZero is All You Need: Fast Convergence at Large Depth", UAI 2021, arXiv 2003.04887. A branch F
+of layer i adds
+
+    x <- x + alpha_i F(x),      alpha_i = 0 at initialisation
+
+with one alpha for all branches of the layer, and nothing is normalised:
+
+    layer = RZTXEncoderLayer(d_model=512, nhead=8)
+    encoder = nn.TransformerEncoder(layer, num_layers=12, enable_nested_tensor=False)
+
+Names and shapes of the parameters are those of the package that the authors published (`resweight`, shape [1]), so its
+state dicts load. alpha multiplies the last projection's weight and bias rather than its output: the same function and
+gradient, without another activation to save. torch's layers are not subclassed: `nn.TransformerEncoder` would run
+those on a fast path of its own in evaluation, which normalises and knows no alpha.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
+
+class _ReZeroLayer(nn.Module):
+    """What encoder and decoder layers share: self-attention, the feed-forward network, and alpha."""
+
+    attends_to_memory = False
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+        *,
+        batch_first: bool = False,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if not callable(activation) and activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation is {activation!r}, but must be one of {', '.join(ACTIVATIONS)}, or a function of a tensor"
+            )
+        if nhead < 1 or d_model % nhead:
+            raise ValueError(f"d_model is {d_model}, but must be a multiple of nhead, which is {nhead}")
+        self.activation = activation if callable(activation) else ACTIVATIONS[activation]
+        where = {"device": device, "dtype": dtype}
+        attention = {"dropout": dropout, "bias": bias, "batch_first": batch_first, **where}
+        self.self_attn = nn.MultiheadAttention(d_model, nhead, **attention)
+        if self.attends_to_memory:
+            self.multihead_attn = nn.MultiheadAttention(d_model, nhead, **attention)
+        self.linear1 = nn.Linear(d_model, dim_feedforward, bias=bias, **where)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(dim_feedforward, d_model, bias=bias, **where)
+        self.dropout_branch = nn.Dropout(dropout)
+        self.resweight = nn.Parameter(torch.zeros(1, **where))
+        _warn_about_norms()
+
+    def _attend(
+        self,
+        attention: nn.MultiheadAttention,
+        x: Tensor,
+        memory: Tensor,
+        mask: Tensor | None,
+        key_padding_mask: Tensor | None,
+        is_causal: bool,
+    ) -> Tensor:
+        """alpha times attention from `x` to `memory`, with dropout."""
+        itself = memory is x
+        swap = attention.batch_first and x.dim() == 3
+        if swap:
+            x = x.transpose(0, 1)
+            memory = x if itself else memory.transpose(0, 1)
+        if is_causal and mask is None:  # which torch's function wants beside the flag
+            mask = torch.ones(len(x), len(memory), dtype=torch.bool, device=x.device).triu(1)
+        weight, bias = self._scaled(attention.out_proj)
+        output, _ = F.multi_head_attention_forward(
+            x,
+            memory,
+            memory,
+            attention.embed_dim,
+            attention.num_heads,
+            attention.in_proj_weight,
+            attention.in_proj_bias,
+            None,
+            None,
+            False,
+            attention.dropout,
+            weight,
+            bias,
+            training=self.training,
+            key_padding_mask=key_padding_mask,
+            need_weights=False,
+            attn_mask=mask,
+            is_causal=is_causal,
+        )
+        return self.dropout_branch(output.transpose(0, 1) if swap else output)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        """alpha times the feed-forward network, with dropout."""
+        hidden = self.dropout(self.activation(self.linear1(x)))
+        return self.dropout_branch(F.linear(hidden, *self._scaled(self.linear2)))
+
+    def _scaled(self, projection: nn.Linear) -> tuple[Tensor, Tensor | None]:
+        bias = projection.bias
+        return self.resweight * projection.weight, None if bias is None else self.resweight * bias
+
+
+class RZTXEncoderLayer(_ReZeroLayer):
+    """An encoder layer with ReZero: self-attention, then the feed-forward network.
+
+    Args:
+        d_model (`int`):
+            Width.
+        nhead (`int`):
+            Attention heads; divides the width.
+        dim_feedforward (`int`, defaults to 2048):
+            Width of the feed-forward network.
+        dropout (`float`, defaults to 0.1):
+            Of attention weights, hidden units and branches.
+        activation (`"relu"`, `"gelu"` or a function, defaults to `"relu"`):
+            Of the feed-forward network.
+        batch_first (`bool`, defaults to `False`):
+            Tensors are [batch, time, width] rather than [time, batch, width].
+        bias (`bool`, defaults to `True`):
+            Whether projections have biases.
+        device, dtype (*optional*):
+            Of the parameters.
+
+    Raises:
+        ValueError: an activation that is neither known nor a function, or heads that do not divide the width.
+    """
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """As `nn.TransformerEncoderLayer.forward`; `is_causal` needs no mask beside it."""
+        x = src
+        x = x + self._attend(self.self_attn, x, x, src_mask, src_key_padding_mask, is_causal)
+        return x + self._feed_forward(x)
+
+
+class RZTXDecoderLayer(_ReZeroLayer):
+    """A decoder layer with ReZero: self-attention, attention to the encoder's output, the feed-forward network.
+
+    Arguments and errors are those of [`RZTXEncoderLayer`].
+    """
+
+    attends_to_memory = True
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """As `nn.TransformerDecoderLayer.forward`; the causal flags need no mask beside them."""
+        x = tgt
+        x = x + self._attend(self.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+        x = x + self._attend(self.multihead_attn, x, memory, memory_mask, memory_key_padding_mask, memory_is_causal)
+        return x + self._feed_forward(x)
+
+
+def _warn_about_norms() -> None:
+    """From the first ReZero layer on, look at every stack of torch that is given a norm. A layer cannot see it."""
+    global _hook
+    if _hook is None:
+        _hook = register_module_module_registration_hook(_warn_about_norm)
+
+
+_hook = None
+
+
+def _warn_about_norm(stack: nn.Module, name: str, norm: nn.Module | None) -> None:
+    if name != "norm" or norm is None or not isinstance(stack, nn.TransformerEncoder | nn.TransformerDecoder):
+        return
+    layer = next((layer for layer in stack.layers if isinstance(layer, _ReZeroLayer)), None)
+    if layer is not None:
+        warnings.warn(
+            f"{type(stack).__name__} of {type(layer).__name__} was given norm={type(norm).__name__}: ReZero has no "
+            "normalisation, and this one stays at the end of the stack; leave norm out unless you mean it",
+            stacklevel=4,
+        )
