@@ -31,6 +31,9 @@ COLUMN_SIZES = (16, 16, 16, 4, 4, 2)
 COLUMN_VOICES = (0, 1, 3, 0, 1, 3)
 COLUMN_FEATURES = (1, 1, 1, 2, 2, 2)
 
+# Queries that attend together: memory does not grow with the square of a song's length.
+STEPS_AT_ONCE = 1024
+
 # Of the steps read so far: an LSTM's two states, or keys and values of each causal layer.
 State = tuple[torch.Tensor, torch.Tensor] | list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -92,20 +95,23 @@ class Attention(nn.Module):
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in self.qkv(hidden_states).chunk(3, -1))
         if past is not None:  # keys before rotation: a position counts from the first that is kept
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        new, kept = q.shape[2], k.shape[2]
-        position = torch.arange(kept, device=q.device)
-        distance = position[kept - new :, None] - position
-        seen = distance.abs() <= self.window
-        if self.causal:
-            seen &= distance >= 0
-        if padding is not None:
-            # A padded step sees itself, or it would be the mean of nothing.
-            seen = (seen & ~padding[:, None, None]) | (distance == 0)
-        attended = F.scaled_dot_product_attention(
-            self.rotate(q, position[kept - new :]), self.rotate(k, position), v, attn_mask=seen
-        )
         state = k[:, :, -self.window :], v[:, :, -self.window :]
-        return self.out(attended.transpose(1, 2).flatten(-2)), state
+        kept = k.shape[2]
+        position = torch.arange(kept, device=q.device)
+        q, k = self.rotate(q, position[kept - q.shape[2] :]), self.rotate(k, position)
+        attended = []
+        first = kept - q.shape[2]
+        for part in q.split(STEPS_AT_ONCE, dim=2):
+            last = first + part.shape[2]
+            keys = slice(max(first - self.window, 0), last if self.causal else last + self.window)
+            distance = position[first:last, None] - position[keys]
+            seen = (distance <= self.window) & (distance >= (0 if self.causal else -self.window))
+            if padding is not None:
+                # A padded step sees itself, or it would be the mean of nothing.
+                seen = (seen & ~padding[:, None, None, keys]) | (distance == 0)
+            attended.append(F.scaled_dot_product_attention(part, k[:, :, keys], v[:, :, keys], attn_mask=seen))
+            first = last
+        return self.out(torch.cat(attended, 2).transpose(1, 2).flatten(-2)), state
 
     def rotate(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         angle = position[:, None] * torch.tensor(self.frequencies, device=x.device)

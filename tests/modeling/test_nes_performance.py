@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel
 from seqzoo.data.nes.score_classes import PERFORMANCE, classes_of
 from seqzoo.data.nes.scores import ExpressiveScore
 from seqzoo.data.nes.synthesizer import render
+from seqzoo.modeling.nes_performance import modeling_nes_performance
 from seqzoo.modeling.nes_performance.modeling_nes_performance import (
     COLUMN_FEATURES,
     COLUMN_SIZES,
@@ -146,6 +147,19 @@ def test_a_padded_song_gets_the_logits_of_the_song_alone(name):
     for row, one in enumerate(songs):
         alone = model(**one).logits[0]
         torch.testing.assert_close(logits[row, : len(alone)], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["transformer", "transformer with its past"])
+def test_a_long_song_is_attended_to_in_parts_without_a_difference(name, monkeypatch):
+    model = ROWS[name].build()
+    mask = torch.ones(1, 60, dtype=torch.long)
+    mask[:, 50:] = 0
+    for attention_mask in (None, mask):
+        whole = model(**batch(song()), attention_mask=attention_mask).logits
+        monkeypatch.setattr(modeling_nes_performance, "STEPS_AT_ONCE", 7)
+        parts = model(**batch(song()), attention_mask=attention_mask).logits
+        monkeypatch.undo()
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ROWS)
