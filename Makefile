@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints-cpu.txt
 PIP := $(BIN)/pip install --quiet
 
-.PHONY: help setup demo test test-slow test-gpu test-all conformance lint format fuzz bench clean
+.PHONY: help setup demo test test-no-jit test-slow test-gpu test-all conformance lint format fuzz bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,6 +35,10 @@ demo: setup  ## the main job, start to end, in less than ten minutes on two idle
 
 test: setup  ## the default tests
 	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-no-jit: setup  ## the NES tests with numba's compiler off: the same source has to give the same
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/data/nes --ignore tests/data/nes/test_drawing.py \
+	    -m "not slow and not gpu and not compiled"
 
 test-slow: setup  ## what takes minutes
 	$(BIN)/python -m pytest -m slow

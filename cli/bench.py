@@ -14,7 +14,7 @@ BENCHMARKS = {
     "decaying_fast_weights": "The op against its definition and against attention",
     "generation": "Time a token and cache size against context",
     "linear_attention_peers": "Ops of all rules against other torch code for them",
-    "nes": "The synthesizer of NES music against real time",
+    "nes": "NES music: rendering and converting",
     "rezero": "ReZero layers and models against Pre-LN and GPT-2",
     "rezero_claims": "ReZero against tuned peers",
     "rezero_layers": "ReZero's drop-in layers against torch's own",

@@ -28,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
     for path in export(args.model, args.out, license=args.license):
         print(path)
     card = ModelCard.load(args.out / "README.md").data
+    if card.pipeline_tag not in ("text-generation", "text-classification", "image-classification"):
+        print(f"\n{args.out / 'README.md'} says how to use it")
+        return 0
     example = "picture.png" if card.pipeline_tag == "image-classification" else "The history of"
     remote_code = ", trust_remote_code=True" if "custom_code" in card.tags else ""
     print(f"""

@@ -7,6 +7,7 @@
     <model_type>.md   what the cards of this model say whatever the run: what it is, its limits, its citation
     library_model.md  the same for the models of the transformers library, which recipes can train too
     publish.py        an exported repository -> the Hub, in one commit; what is refused before anything is sent
+    nes_dataset.py    a data set of NES music -> Parquet files and their card, from nes_dataset_card.md
     model_folder.py   what is known of a model folder without torch: its config, the licence of its weights
 
 Numbers in cards come from the JSON files of runs, never from this folder. Training, evaluation and models live in

@@ -1,10 +1,11 @@
-"""A small Hub on this machine: the endpoints of model repositories that huggingface_hub speaks, and faults on demand.
+"""A small Hub on this machine: the endpoints of repositories that huggingface_hub speaks, and faults on demand.
 
     with LocalHub() as hub:
         run(..., env=os.environ | hub.environment(tmp_path / "home"))
 
-It keeps everything in memory: commits that are whole or absent, branches, private repositories, LFS for safetensors,
-tokens that may write, only read, or are unknown. It does not speak Xet, so clients have it switched off.
+It keeps everything in memory: commits that are whole or absent, branches, private repositories, LFS for safetensors
+and Parquet, tokens that may write, only read, or are unknown. It does not speak Xet, so clients have it switched off.
+A data set is a repository whose id begins with `datasets/`.
 """
 
 import base64
@@ -23,6 +24,7 @@ import yaml
 
 WRITE_TOKEN, READ_TOKEN = "hf_may_write", "hf_may_read"
 USER = "someone"  # owner of both tokens
+DATASETS = "datasets/"
 
 
 class LocalHub:
@@ -92,7 +94,7 @@ class Answer(Exception):
 
 
 def is_lfs(path: str) -> bool:
-    return path.endswith(".safetensors")
+    return path.endswith((".safetensors", ".parquet"))
 
 
 def git_oid(content: bytes) -> str:
@@ -110,8 +112,8 @@ def describe(path: str, content: bytes) -> dict:
     return entry
 
 
-def judge_card(text: str) -> list[str]:
-    """What is wrong with the metadata of a card: YAML, types, and the fields that every result needs."""
+def judge_card(text: str, repo_type: str = "model") -> list[str]:
+    """What is wrong with the metadata of a card: YAML, types, a model's licence, and the fields of every result."""
     block = re.match(r"---\n(.*?\n)---\n", text, flags=re.DOTALL)
     try:
         data = yaml.safe_load(block[1]) if block else None
@@ -120,7 +122,8 @@ def judge_card(text: str) -> list[str]:
     if not isinstance(data, dict):
         return ["there is no metadata"]
     errors = []
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(data.get("license"))):
+    license = data.get("license", "unknown" if repo_type == "dataset" else None)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(license)):
         errors.append('"license" must be the id of a licence')
     for key in ("tags", "datasets"):
         if not all(isinstance(value, str) for value in data.get(key) or []):
@@ -213,7 +216,7 @@ class Handler(BaseHTTPRequestHandler):
         token = self.check_token()
         if token is None:
             raise Answer(401, {"error": "Invalid username or password."})
-        if token == READ_TOKEN or repo_id.partition("/")[0] != USER:
+        if token == READ_TOKEN or repo_id.removeprefix(DATASETS).partition("/")[0] != USER:
             message = f"You don't have the rights to write to {repo_id}"
             raise Answer(403, {"error": message}, X_Error_Message=message)
 
@@ -243,6 +246,7 @@ class Handler(BaseHTTPRequestHandler):
     def create(self) -> None:
         asked = self.json()
         repo_id = f"{asked.get('organization') or USER}/{asked['name']}"
+        repo_id = DATASETS * (asked.get("type") == "dataset") + repo_id
         self.check_may_write(repo_id)
         answer = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id}
         with self.hub.lock:
@@ -253,13 +257,15 @@ class Handler(BaseHTTPRequestHandler):
         raise Answer(200, answer)
 
     def validate_yaml(self) -> None:
-        errors = judge_card(self.json()["content"])
+        asked = self.json()
+        errors = judge_card(asked["content"], asked.get("repoType"))
         raise Answer(400 if errors else 200, {"errors": [{"message": message} for message in errors], "warnings": []})
 
     def info(self, repo_id: str, revision: str = "main") -> None:
         repository, oid = self.find(repo_id, revision)
         siblings = [{"rfilename": path} for path in sorted(repository.commits[oid])]
-        facts = {"id": repo_id, "modelId": repo_id, "sha": oid, "private": repository.private, "tags": []}
+        name = repo_id.removeprefix(DATASETS)
+        facts = {"id": name, "modelId": name, "sha": oid, "private": repository.private, "tags": []}
         raise Answer(200, facts | {"siblings": siblings})
 
     def branch(self, repo_id: str, branch: str) -> None:
@@ -275,10 +281,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def tree(self, repo_id: str, revision: str, folder: str = "") -> None:
         repository, oid = self.find(repo_id, revision)
-        files = {path: content for path, content in repository.commits[oid].items() if path.startswith(folder)}
+        inside = f"{folder}/" if folder else ""
+        files = {path: content for path, content in repository.commits[oid].items() if path.startswith(inside)}
         if not files:
             raise Answer(404, {"error": "no such folder"}, X_Error_Code="EntryNotFound", X_Repo_Commit=oid)
-        raise Answer(200, [describe(path, content) for path, content in sorted(files.items())])
+        entries = {}
+        for path, content in sorted(files.items()):
+            child, _, deeper = path[len(inside) :].partition("/")
+            entries[inside + child] = {"type": "directory", "path": inside + child, "oid": oid, "size": 0}
+            if not deeper or "recursive=true" in urlsplit(self.path).query.lower():
+                entries[path] = describe(path, content)
+        raise Answer(200, list(entries.values()))
 
     def paths_info(self, repo_id: str, revision: str) -> None:
         repository, oid = self.find(repo_id, revision)
@@ -358,21 +371,22 @@ class Handler(BaseHTTPRequestHandler):
         self.send(206 if asked else 200, content, headers, broken)
 
 
-REPO, PART = r"([^/]+/[^/]+)", r"([^/]+)"
+REPO, PART = rf"((?:{DATASETS})?[^/]+/[^/]+)", r"([^/]+)"
+API = rf"/api/(?:models/|(?={DATASETS})){REPO}"
 ROUTES = [
     ("GET", r"/api/whoami-v2", Handler.whoami),
     ("POST", r"/api/repos/create", Handler.create),
     ("POST", r"/api/validate-yaml", Handler.validate_yaml),
-    ("GET", rf"/api/models/{REPO}", Handler.info),
-    ("GET", rf"/api/models/{REPO}/revision/{PART}", Handler.info),
-    ("POST", rf"/api/models/{REPO}/branch/{PART}", Handler.branch),
-    ("GET", rf"/api/models/{REPO}/refs", Handler.refs),
-    ("GET", rf"/api/models/{REPO}/tree/{PART}", Handler.tree),
-    ("GET", rf"/api/models/{REPO}/tree/{PART}/(.+)", Handler.tree),
-    ("POST", rf"/api/models/{REPO}/paths-info/{PART}", Handler.paths_info),
-    ("POST", rf"/api/models/{REPO}/preupload/{PART}", Handler.preupload),
+    ("GET", API, Handler.info),
+    ("GET", rf"{API}/revision/{PART}", Handler.info),
+    ("POST", rf"{API}/branch/{PART}", Handler.branch),
+    ("GET", rf"{API}/refs", Handler.refs),
+    ("GET", rf"{API}/tree/{PART}", Handler.tree),
+    ("GET", rf"{API}/tree/{PART}/(.+)", Handler.tree),
+    ("POST", rf"{API}/paths-info/{PART}", Handler.paths_info),
+    ("POST", rf"{API}/preupload/{PART}", Handler.preupload),
     ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     ("PUT", r"/lfs/([0-9a-f]{64})", Handler.lfs_upload),
-    ("POST", rf"/api/models/{REPO}/commit/{PART}", Handler.commit),
+    ("POST", rf"{API}/commit/{PART}", Handler.commit),
     ("GET HEAD", rf"/{REPO}/resolve/{PART}/(.+)", Handler.resolve),
 ]

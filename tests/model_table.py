@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
 
 import seqzoo
 
@@ -39,6 +45,10 @@ class Row:
         generator = torch.Generator().manual_seed(seed)
         return torch.randint(3, self.config["vocab_size"], (batch, time), generator=generator)
 
+    def labels(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What a loss is taken of."""
+        return inputs
+
 
 TINY_GPT2 = {
     "vocab_size": 99,
@@ -60,6 +70,73 @@ def _memory(name: str, **config) -> Row:
     if config.get("normalize"):
         conformance["test_init_weights_can_init_buffers"] = "the test sets scale=0, which normalize=True refuses"
     return Row(name, "decay_fast_weight_gpt2", TINY_GPT2 | config, conformance=conformance)
+
+
+# Tests that are about text: tokens, their vocabulary, generation, padding on the left, splits of what is read.
+OF_TEXT = (
+    *("test_loss_is_the_shifted_cross_entropy", "test_any_split_of_the_sequence_equals_the_whole"),
+    *("test_a_padded_row_gives_the_logits_of_the_row_alone", "test_use_cache_false_returns_none"),
+    *("test_logits_to_keep", "test_generation_with_cache_equals_without"),
+    *("test_left_padded_generation_equals_single_rows", "test_generation_prefilled_in_chunks_equals_whole"),
+    *("test_generation_goes_on_from_a_returned_cache", "test_assisted_generation_equals_greedy"),
+    *("test_hidden_states_are_returned_per_layer", "test_weights_are_tied_and_the_vocabulary_can_grow"),
+    *("test_export_stands_alone", "test_dtype_and_shards_survive"),
+)
+
+
+class PerformanceRow(Row):
+    """A model of how notes are played; those that also read what was played before are in its own tests alone."""
+
+    def inputs(self, batch: int = 2, time: int = 24, seed: int = 0) -> torch.Tensor:
+        """Random notes, [batch, time, voice]."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.stack(
+            [torch.randint(size, (batch, time), generator=generator) for size in (109, 109, 109, 17)], -1
+        )
+
+    def labels(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Velocities and timbres, [batch, time, column]."""
+        return inputs[..., [0, 1, 3, 0, 1, 3]] % torch.tensor([16, 16, 16, 4, 4, 2])
+
+
+def performance_row(architecture: str, autoregressive: bool = False) -> PerformanceRow:
+    config = {
+        "architecture": architecture,
+        "autoregressive": autoregressive,
+        "longest_timing": 6,
+        "hidden_size": 32,
+        "num_hidden_layers": 1 if autoregressive else 2,
+        "num_causal_layers": 1,
+        "attention_window": 8,
+    }
+    off = dict.fromkeys(OF_TEXT, "for models that read and write text")
+    off["test_forward_documents_its_arguments"] = "these are a language model's"
+    if architecture == "regression":
+        off["test_same_seed_same_weights_and_evaluation_is_deterministic"] = "a regression has no dropout"
+    if architecture != "transformer":
+        off["test_gradient_checkpointing_gives_the_same_gradients"] = "only blocks of a transformer are checkpointed"
+    return PerformanceRow(f"nes-performance-{architecture}", "nes_performance", config, AutoModel, off)
+
+
+class ScoreRow(Row):
+    """A model that composes scores; labels are the notes themselves, not shifted."""
+
+    def inputs(self, batch: int = 2, time: int = 24, seed: int = 0) -> torch.Tensor:
+        """Random notes, [batch, time, voice]; some are silent."""
+        generator = torch.Generator().manual_seed(seed)
+        notes = torch.randint(33, 109, (batch, time, 4), generator=generator)
+        notes[:, :, 3] %= 17
+        return notes[:, :, :3] if self.config["architecture"] == "blended" else notes
+
+
+def score_row(architecture: str) -> ScoreRow:
+    config = {"architecture": architecture, "hidden_size": 32, "num_hidden_layers": 2, "context": 8}
+    off = dict.fromkeys(OF_TEXT, "for models that read and write text")
+    del off["test_any_split_of_the_sequence_equals_the_whole"], off["test_use_cache_false_returns_none"]
+    off["test_forward_documents_its_arguments"] = "these are a language model's"
+    if architecture != "transformer":
+        off["test_gradient_checkpointing_gives_the_same_gradients"] = "only blocks of a transformer are checkpointed"
+    return ScoreRow(f"nes-score-{architecture}", "nes_score", config, AutoModel, off)
 
 
 TINY_TRANSFORMER = {
@@ -104,6 +181,8 @@ MODELS = [
     _memory("sum-relu-normalized", update_rule="sum", feature_map="relu", normalize=True, state_size=12),
     _memory("sum-softmax", update_rule="sum", feature_map="softmax"),
     _memory("hybrid", softmax_layers=[1]),
+    *map(score_row, ("soloists", "quartet", "transformer", "blended")),
+    *map(performance_row, ("regression", "lstm", "transformer")),
     _transformer("rezero"),
     _transformer("rezero-pre-norm", residual="pre_norm", position_embedding_type="sinusoidal"),
 ]

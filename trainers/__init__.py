@@ -15,6 +15,9 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
     checkpointing.py  checkpoints and files that are complete or absent (docs/checkpoints.md)
     causal_lm.py      task `causal_lm`: text, tokenizer and model; start it with accelerate launch or `seqzoo train`
     language_modeling.py  its objective, next-token prediction
+    nes_composition.py    task `nes_composition`: the next step of NES scores
+    nes_performance.py    task `nes_performance`: how the notes of NES scores are played
+    nes/              the tasks of NES-MDB: what is learned and measured, baselines, the benchmark
     image_classification.py  task `image_classification`: images, processor, model and objective
     parameter_groups.py  which parameters decay, and the rate of residual weights
     recall.py         associative recall, the synthetic task of the comparison of update rules

@@ -43,7 +43,7 @@ from seqzoo.trainers.recipe_model import (
     check_config_keys,
     check_lengths,
     choose_parameters,
-    new_config,
+    known_config,
     trained_parameters,
 )
 from seqzoo.trainers.run import Prepared, main
@@ -194,14 +194,11 @@ def weightless_model(recipe: Recipe) -> PreTrainedModel:
     defaults = {}
     if recipe.tokenizer.vocab_size:  # `<|endoftext|>` comes first in a vocabulary of one's own
         defaults = {"vocab_size": recipe.tokenizer.vocab_size, "bos_token_id": 0, "eos_token_id": 0}
-    if section.init_from and Path(section.init_from).is_dir():
-        check_config_keys(section)
-        config = AutoConfig.from_pretrained(section.init_from, **section.config)
-    elif section.convert_gpt2 and Path(section.convert_gpt2).is_dir():
+    if section.convert_gpt2 and Path(section.convert_gpt2).is_dir():
         check_config_keys(section)
         config = config_from_gpt2(AutoConfig.from_pretrained(section.convert_gpt2), **section.config)
     else:
-        config = new_config(section, defaults)
+        config = known_config(section, defaults)
     check_lengths(recipe, config)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)

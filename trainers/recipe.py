@@ -129,6 +129,28 @@ class DataSection:
 
 
 @dataclass
+class NESDataSection:
+    """Of the tasks on NES scores: the songs, and the windows that they are cut into.
+
+    Args:
+        source (`str`, defaults to `nesmdb24_exprsco.tar.gz`):
+            The published archive, a folder with songs in any format in folders named `train`, `valid` and `test`, a
+            copy that `seqzoo nes dataset` made, or the id of one on the Hub.
+        sequence_length (`int`, defaults to 256):
+            Steps of 1/24 s in a window. Held-out songs are read whole.
+        license (`str`, *optional*):
+            For the card. Those who publish NES-MDB state none for the music.
+    """
+
+    source: str = "nesmdb24_exprsco.tar.gz"
+    sequence_length: int = 256
+    license: str | None = None
+
+    def check(self) -> None:
+        """Any of these values fits the others."""
+
+
+@dataclass
 class ImageDataSection:
     """Labelled images (task `image_classification`): what to read, what to hold out, how to vary it.
 
@@ -330,7 +352,12 @@ class HubSection:
 
 
 # What `data` holds, by task: a task is the name of a module in this room, which seqzoo.trainers.run describes.
-DATA_SECTIONS: dict[str, type] = {"causal_lm": DataSection, "image_classification": ImageDataSection}
+DATA_SECTIONS: dict[str, type] = {
+    "causal_lm": DataSection,
+    "image_classification": ImageDataSection,
+    "nes_composition": NESDataSection,
+    "nes_performance": NESDataSection,
+}
 
 
 @dataclass

@@ -57,33 +57,14 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
         `ValueError`: its weights are damaged.
     """
     section = recipe.model
-    source = section.init_from or section.convert_gpt2
-    check_config_keys(section)
-    try:
-        if section.convert_gpt2:
-            from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import (
-                DecayFastWeightGPT2LMHeadModel,
-            )
-
-            model = DecayFastWeightGPT2LMHeadModel.from_gpt2(source, **section.config)
-        elif section.init_from:
-            config = AutoConfig.from_pretrained(source, **section.config)
-            model, loaded = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=torch.float32, output_loading_info=True
-            )
-            if loaded["missing_keys"]:  # they would silently be random
-                raise ValueError(
-                    f"the weights in {source} lack {', '.join(sorted(loaded['missing_keys']))}: save them again, or "
-                    "leave model.config as it was"
-                )
-        else:
-            model = AutoModelForCausalLM.from_config(new_config(section, special_tokens(tokenizer)))
-            # For batches of prompts. Not in the config: there GPT-2 would take each end of text for padding.
-            model.generation_config.pad_token_id = tokenizer.pad_token_id
-    except SafetensorError as error:
-        raise ValueError(f"the weights in {source} are damaged or incomplete ({error}); fetch them again") from error
-    if model.config.model_type != section.model_type:
-        raise RecipeError(f"model.model_type is {section.model_type}, but {source} is a {model.config.model_type}")
+    if section.convert_gpt2:
+        model = _converted_model(section)
+    elif section.init_from:
+        model = new_or_loaded_model(section, AutoModelForCausalLM)
+    else:
+        model = new_or_loaded_model(section, AutoModelForCausalLM, special_tokens(tokenizer))
+        # For batches of prompts. Not in the config: there GPT-2 would take each end of text for padding.
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     if model.config.vocab_size < len(tokenizer):
         raise RecipeError(
             f"the tokenizer has {len(tokenizer)} tokens, but the model a vocab_size of {model.config.vocab_size}; "
@@ -98,6 +79,63 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTraine
         )
     choose_parameters(model, recipe)
     return model
+
+
+def new_or_loaded_model(
+    section: ModelSection, auto_class: type, defaults: dict[str, Any] | None = None
+) -> PreTrainedModel:
+    """A model in float32: the weights of `init_from`, or a new one, for whose config see [`new_config`].
+
+    Args:
+        section (`ModelSection`):
+            Of the recipe, without `convert_gpt2`.
+        auto_class (`type`):
+            The Auto class of the model's head.
+        defaults (`dict`, *optional*):
+            For a new config.
+
+    Raises:
+        `RecipeError`, `OSError`, `ValueError`: see [`build_model`].
+    """
+    source = section.init_from
+    if not source:
+        return auto_class.from_config(new_config(section, defaults or {}))
+    check_config_keys(section)
+    config = AutoConfig.from_pretrained(source, **section.config)
+    try:
+        model, loaded = auto_class.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ValueError(_damaged(source, error)) from error
+    if loaded["missing_keys"]:  # they would silently be random
+        raise ValueError(
+            f"the weights in {source} lack {', '.join(sorted(loaded['missing_keys']))}: save them again, or leave "
+            "model.config as it was"
+        )
+    _check_type(section, model, source)
+    return model
+
+
+def _converted_model(section: ModelSection) -> PreTrainedModel:
+    from seqzoo.modeling.decay_fast_weight_gpt2.modeling_decay_fast_weight_gpt2 import DecayFastWeightGPT2LMHeadModel
+
+    check_config_keys(section)
+    try:
+        model = DecayFastWeightGPT2LMHeadModel.from_gpt2(section.convert_gpt2, **section.config)
+    except SafetensorError as error:
+        raise ValueError(_damaged(section.convert_gpt2, error)) from error
+    _check_type(section, model, section.convert_gpt2)
+    return model
+
+
+def _damaged(source: str, error: SafetensorError) -> str:
+    return f"the weights in {source} are damaged or incomplete ({error}); fetch them again"
+
+
+def _check_type(section: ModelSection, model: PreTrainedModel, source: str) -> None:
+    if model.config.model_type != section.model_type:
+        raise RecipeError(f"model.model_type is {section.model_type}, but {source} is a {model.config.model_type}")
 
 
 def choose_parameters(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -136,6 +174,23 @@ def new_config(section: ModelSection, defaults: dict[str, Any]) -> PreTrainedCon
         return AutoConfig.for_model(section.model_type, **(defaults | section.config))
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise RecipeError(f"model.config does not make a {section.model_type} config: {error}") from error
+
+
+def known_config(section: ModelSection, defaults: dict[str, Any] | None = None) -> PreTrainedConfig:
+    """The config of `init_from`, if that is a folder of this machine; else that of a model from scratch."""
+    if section.init_from and Path(section.init_from).is_dir():
+        check_config_keys(section)
+        return AutoConfig.from_pretrained(section.init_from, **section.config)
+    return new_config(section, defaults or {})
+
+
+def require_type(recipe: Recipe, model_type: str) -> None:
+    """Raises a `RecipeError` unless the model is of the type that the task is for."""
+    if recipe.model.model_type != model_type:
+        raise RecipeError(
+            f"the task {recipe.task} is for a {model_type}, but model.model_type is {recipe.model.model_type}: change "
+            "one of them"
+        )
 
 
 def check_config_keys(section: ModelSection) -> None:

@@ -7,23 +7,32 @@ are broken or hostile are `NESFormatError`s with file, offset and cause.
     from seqzoo.data.nes import convert, read_song, write_song
     score = convert(read_song("song.vgm"), to="exprsco", rate=24)
 
-    vgm.py               VGM: the container         register_log.py   NDR: register writes (for synthesizers)
+    vgm.py               VGM: the container         gd3.py            its tag
+    register_log.py      NDR: register writes (for synthesizers)
     function_log.py      NDF: their functions       language_log.py   NLM: without what changes nothing
     register_machine.py  the chip without sound     raw_score.py      timers, volumes and timbres
     scores.py            expressive, separated and blended scores; pitch.py, resampling.py and runs.py serve them
     midi.py              MIDI at 44.1 kHz, with its strict midi_reader.py
     pickles.py           the published pickles, without unpickling
     files.py             names and bytes            conversion.py     `convert`
-    batch.py             many files on all cores    drawing.py       piano rolls, and a page (page.html) that plays
-    apu.py               the sound of the chip      synthesizer.py    mixes and stems
-    audio_file.py        WAV and FLAC
+    apu.py               the sound of the chip      synthesizer.py    mixes and stems of register writes
+    rendering.py         audio from every format    audio_file.py     WAV and FLAC
+    drawing.py           piano rolls, and a page (page.html) that plays
+    batch.py             many files on all cores    jobs.py           what is done with each
+    events.py            TX1: scores as rows of events
+    score_classes.py     the columns of scores as classes; score_batches.py, windows of them to train on
     jit.py               numba where it is there    errors.py         the one error, and limits
+    dataset.py           `load_nesmdb`, of what song_sources.py, archive.py and song_facts.py find
+    composer_split.py    splits of new collections
 """
+
+from importlib import import_module
 
 from seqzoo.data.nes.conversion import convert
 from seqzoo.data.nes.errors import Limits, NESFormatError
 from seqzoo.data.nes.files import FORMATS, read_song, song_from_bytes, song_to_bytes, write_song
 from seqzoo.data.nes.function_log import FunctionLog
+from seqzoo.data.nes.gd3 import GD3
 from seqzoo.data.nes.language_log import LanguageLog
 from seqzoo.data.nes.midi import MIDI
 from seqzoo.data.nes.raw_score import RawScore
@@ -34,6 +43,7 @@ from seqzoo.data.nes.vgm import VGM
 
 __all__ = [
     "FORMATS",
+    "GD3",
     "MIDI",
     "VGM",
     "BlendedScore",
@@ -51,3 +61,11 @@ __all__ = [
     "song_to_bytes",
     "write_song",
 ]
+
+
+def __getattr__(name: str):
+    """What needs `datasets`, whose import takes longer than to convert a song."""
+    modules = {"load_nesmdb": "dataset", "composer_disjoint_split": "composer_split"}
+    if name in modules:
+        return getattr(import_module(f"{__name__}.{modules[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

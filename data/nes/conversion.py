@@ -90,6 +90,7 @@ def convert(
     low_notes: LowNotes = "reject",
     simplify: bool = True,
     as_written: bool = False,
+    keep_tags: bool = False,
 ) -> Song:
     """Turn a song into another format, by the shortest way.
 
@@ -111,9 +112,11 @@ def convert(
         as_written (`bool`):
             The log or VGM was written from a score of this rate: take its steps from where they were put, see
             [`ExpressiveScore.from_raw_score`], which gives exactly that score.
+        keep_tags (`bool`):
+            A VGM gets the GD3 tag of the VGM or register log that is converted. The reference writes none.
 
     Raises:
-        `NESFormatError`: the song does not fit into the format, or is broken.
+        `NESFormatError`: the song, or the tag that is to be kept, is broken or does not fit into the format.
     """
     if to not in FORMATS:
         raise ValueError(f"there is no format {to!r}; choose from {', '.join(FORMATS)}")
@@ -122,11 +125,18 @@ def convert(
     if low_notes not in ("reject", "clip", "wrap"):
         raise ValueError(f"low_notes is {low_notes!r}; choose from reject, clip, wrap")
     options = _Options(rate, clock, low_notes, simplify, as_written)
-    if rate is None and to == format_of(song) == "vgm":
-        return song.simplified() if simplify else song
+    converted = _convert(song, to, options)
+    if keep_tags and to == "vgm" and isinstance(song, VGM | RegisterLog):
+        return converted.with_tags(song.tags)
+    return converted
+
+
+def _convert(song: Song, to: str, options: _Options) -> Song:
+    if options.rate is None and to == format_of(song) == "vgm":
+        return song.simplified() if options.simplify else song
     if isinstance(song, ExpressiveScore):
         song = _resample(song, options)
-    for stop in [to] if rate is None else ["exprsco", to]:
+    for stop in [to] if options.rate is None else ["exprsco", to]:
         way = _way(format_of(song), stop)
         for step in pairwise(way):
             song = _STEPS[step](song, options)

@@ -1,11 +1,13 @@
 """NDR, the register log: what was written to the chip's registers, and the waits between."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from seqzoo.data.nes import command_text
 from seqzoo.data.nes.errors import DEFAULT_LIMITS, Limits, NESFormatError
+from seqzoo.data.nes.gd3 import GD3
 from seqzoo.data.nes.vgm import (
     APU_WRITE,
     BLOCK,
@@ -53,6 +55,8 @@ class RegisterLog:
             int64 `[command]`: the byte written, or the samples (of 44.1 kHz) to wait.
         ram_blocks (`tuple[RAMBlock, ...]`):
             Data for the sample channel.
+        tags (`GD3`, *optional*):
+            Of the VGM that it was read from; no part of the music, and not compared.
 
     Raises:
         `NESFormatError`: the clock, a register or a value is not one.
@@ -62,6 +66,7 @@ class RegisterLog:
     register: np.ndarray
     value: np.ndarray
     ram_blocks: tuple[RAMBlock, ...] = ()
+    tags: GD3 | None = None
 
     def __post_init__(self):
         check_commands(self.clock, self.register, self.value, 0xFF)
@@ -110,11 +115,13 @@ class RegisterLog:
             for place, block in enumerate(self.ram_blocks)
             if start <= block.command + place < start + length
         )
-        return RegisterLog(self.clock, self.register[first:stop], self.value[first:stop], blocks)
+        return RegisterLog(self.clock, self.register[first:stop], self.value[first:stop], blocks, self.tags)
 
     @classmethod
     def from_vgm(cls, vgm: VGM) -> "RegisterLog":
         """Read the commands of a VGM as it is, sample channel and all. Adjacent waits become one.
+
+        A broken tag is left out, so that the music can be read; [`VGM.tags`] says what is wrong with it.
 
         Raises:
             `NESFormatError`: a command is unknown or cut off, a block is not memory of the NES, or the waits do not
@@ -161,12 +168,16 @@ class RegisterLog:
             RAMBlock(place - number, content)
             for number, (place, content) in enumerate(zip(places.tolist(), contents, strict=True))
         )
-        return cls(vgm.clock, register[~is_block], value[~is_block], ram_blocks)
+        tags = None
+        with suppress(NESFormatError):
+            tags = vgm.tags
+        return cls(vgm.clock, register[~is_block], value[~is_block], ram_blocks, tags)
 
     def to_vgm(self) -> VGM:
         """Equal to the reference's writer to the byte; memory blocks, which that one refuses, are written too.
 
-        A wait is written in pieces of 65535 and a rest, which may be 0.
+        A wait is written in pieces of 65535 and a rest, which may be 0. The reference writes no tag:
+        `log.to_vgm().with_tags(log.tags)` does.
         """
         wait = self.register == WAITING
         pieces = np.where(wait, self.value // _LONGEST_WAIT + 1, 1)

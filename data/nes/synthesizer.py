@@ -204,6 +204,7 @@ class _Sound:
                 self.scale * self.noise_cells,
             )
             add_cells(cells, self.kernel, output)
+            del cells
         np.cumsum(output, out=output)
         audio = output[taps // 2 - 1 :][: self.num_samples]
         if self.filters:
@@ -215,7 +216,7 @@ class _Sound:
                 if frequency < self.sample_rate / 2:
                     warped = np.tan(np.pi * frequency / self.sample_rate)
                     _one_pole(audio, warped / (1 + warped), warped / (1 + warped), (1 - warped) / (1 + warped))
-        return np.clip(audio, -1, 1).astype(np.float32)
+        return np.clip(audio, -1, 1, out=audio).astype(np.float32)
 
 
 def _integers(column: np.ndarray) -> np.ndarray:

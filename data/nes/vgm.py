@@ -1,4 +1,4 @@
-"""VGM 1.61 and its gzipped form: the container, its header, and what the data set calls simplifying.
+"""VGM 1.61 and its gzipped form: the container, its header and tag, and what the data set calls simplifying.
 
 The commands inside are read and written by [`seqzoo.data.nes.register_log.RegisterLog`].
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seqzoo.data.nes.errors import DEFAULT_LIMITS, Limits, NESFormatError
+from seqzoo.data.nes.gd3 import GD3, MAGIC
 from seqzoo.data.nes.jit import compiled
 
 
@@ -107,6 +108,47 @@ class VGM:
         """Offset of the first command."""
         return self.header(0x34) + 0x34
 
+    @property
+    def loop_start(self) -> int | None:
+        """The sample of 44.1 kHz from which the song repeats; None where it plays once.
+
+        Raises:
+            `NESFormatError`: the loop is said to be longer than the song.
+        """
+        length = self.header(0x20) if self.header(0x1C) else 0
+        if length > self.num_samples:
+            cause = f"the loop is said to last {length} samples, the song {self.num_samples}"
+            raise NESFormatError(cause, self.file, 0x20)
+        return self.num_samples - length if length else None
+
+    @property
+    def tags(self) -> GD3 | None:
+        """What the song is called and who made it; None where the header names no tag.
+
+        It is where the header says, or else right behind the end command: simplifying shortens the commands, but not
+        the offset, in the published files too.
+
+        Raises:
+            `NESFormatError`: it is in neither place, or broken. The music can be read all the same.
+        """
+        if not self.header(0x14):
+            return None
+        start = self.header(0x14) + 0x14
+        if self.data[start : start + 4] != MAGIC:
+            start = self._walk(_COMMAND_BYTES_WITH_OTHER_CHIPS)[1] + 1
+            if self.data[start : start + 4] != MAGIC:
+                raise NESFormatError("there is no GD3 tag where this says, nor behind the commands", self.file, 0x14)
+        return GD3.from_bytes(self.data, start, self.file)
+
+    def with_tags(self, tags: GD3 | None) -> "VGM":
+        """The same music with this tag instead of the one that it has, or with none."""
+        data = bytearray(self.data[: self._walk(_COMMAND_BYTES_WITH_OTHER_CHIPS)[1] + 1])
+        data[0x14:0x18] = (len(data) - 0x14 if tags else 0).to_bytes(4, "little")
+        if tags:
+            data += tags.to_bytes()
+        data[0x04:0x08] = (len(data) - 4).to_bytes(4, "little")
+        return VGM(bytes(data), self.file, self.removed)
+
     @classmethod
     def from_bytes(cls, data: bytes, file: str | None = None, limits: Limits = DEFAULT_LIMITS) -> "VGM":
         """From the content of a .vgm or .vgz file.
@@ -126,7 +168,10 @@ class VGM:
         Raises:
             `NESFormatError`: a command is unknown or cut off, or the end command is missing.
         """
-        sizes = _COMMAND_BYTES_WITH_OTHER_CHIPS if with_other_chips else COMMAND_BYTES
+        return self._walk(_COMMAND_BYTES_WITH_OTHER_CHIPS if with_other_chips else COMMAND_BYTES)[0]
+
+    def _walk(self, sizes: np.ndarray) -> tuple[np.ndarray, int]:
+        """The offsets of the commands, and that of the end command."""
         data = np.frombuffer(self.data, dtype=np.uint8)
         count, _ = _scan(data, self.data_start, sizes, np.zeros(0, dtype=np.int64))
         offsets = np.zeros(count, dtype=np.int64)
@@ -136,7 +181,7 @@ class VGM:
             raise NESFormatError(cause, self.file, end)
         if data[end] != END:
             raise NESFormatError(f"the file ends inside the command {data[end]:#04x}", self.file, end)
-        return offsets
+        return offsets, end
 
     def simplified(self, voices: Collection[str] = ("p1", "p2", "tr", "no")) -> "VGM":
         """Without data blocks, writes to other chips and to voices that are not asked for; without loop and volume.

@@ -24,6 +24,8 @@ MODELS = {
             "AutoModelForSequenceClassification": "DecayFastWeightGPT2ForSequenceClassification",
         },
     ),
+    "nes_score": ("NESScoreConfig", {"AutoModel": "NESScoreModel"}),
+    "nes_performance": ("NESPerformanceConfig", {"AutoModel": "NESPerformanceModel"}),
     "rezero_resnet": (
         "ReZeroResNetConfig",
         {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seqzoo.__main__ import main
-from seqzoo.data.nes import ExpressiveScore, batch, convert, read_song, write_song
+from seqzoo.data.nes import ExpressiveScore, batch, convert, jobs, read_song, write_song
 
 
 @pytest.fixture
@@ -93,17 +93,17 @@ def test_a_file_is_never_replaced_by_its_own_conversion(songs, capsys):
     assert (songs / "song0.exprsco.npz").read_bytes() == before
 
 
-def _die_of_song2(source, target, job):
-    if source.name.startswith("song2"):
+def _die_of_song2(task, job, limits):
+    if task.source.name.startswith("song2"):
         os._exit(9)
-    return batch.Outcome(str(source))
+    return batch.Outcome(str(task.source))
 
 
 def test_a_process_that_dies_takes_only_its_own_file_along(songs, tmp_path, monkeypatch):
     """A forked process has the replaced function; a spawned one would not."""
-    monkeypatch.setattr(batch, "_convert_file", _die_of_song2)
+    monkeypatch.setattr(batch, "_do", _die_of_song2)
     monkeypatch.setattr(batch.multiprocessing, "get_context", lambda _: batch.multiprocessing.context.ForkContext())
-    outcomes, total = batch.convert_files([str(songs)], tmp_path / "out", batch.Job("midi"), processes=2)
+    outcomes, total = batch.process_files([str(songs)], tmp_path / "out", jobs.Convert("midi"), processes=2)
     outcomes = list(outcomes)
     assert len(outcomes) == total == 5
     (failed,) = [outcome for outcome in outcomes if outcome.error]
@@ -115,6 +115,6 @@ def test_an_unexpected_error_is_an_outcome_too(songs, tmp_path, monkeypatch):
     def fail(song, to, **options):
         raise ZeroDivisionError("by chance")
 
-    monkeypatch.setattr(batch, "convert", fail)
-    outcomes, _ = batch.convert_files([str(songs / "song0.exprsco.npz")], tmp_path, batch.Job("midi"))
+    monkeypatch.setattr(jobs, "convert", fail)
+    outcomes, _ = batch.process_files([str(songs / "song0.exprsco.npz")], tmp_path, jobs.Convert("midi"))
     assert [outcome.error for outcome in outcomes] == [f"{songs}/song0.exprsco.npz: ZeroDivisionError: by chance"]

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from seqzoo.data.nes import (
     FORMATS,
+    GD3,
+    VGM,
     ExpressiveScore,
     Limits,
     NESFormatError,
@@ -53,7 +55,9 @@ def seeds() -> list[tuple[str, bytes]]:
         song = convert(score, name)
         if isinstance(song, RegisterLog):
             vgm = RegisterLog(song.clock, song.register, song.value, (RAMBlock(3, b"\x00\xc0data"),)).to_vgm()
-            found += [(".vgm", vgm.data), (".vgz", gzip.compress(vgm.data, mtime=0))]
+            tagged = vgm.with_tags(GD3(track="Title", track_japanese="タイトル", notes="x\ny"))
+            found += [(".vgm", vgm.data), (".vgm", tagged.data), (".vgz", gzip.compress(tagged.data, mtime=0))]
+            convert(convert(vgm, "rawsco"), "exprsco")  # compiles: no file is to be blamed for the time
         found.append((entry.suffix, song_to_bytes(song)))
         if entry.suffix.endswith(".txt"):
             found.append((entry.suffix + ".gz", gzip.compress(song_to_bytes(song), mtime=0)))
@@ -112,6 +116,9 @@ def test_damaged_files_are_songs_or_named_errors(damaged):
     begin = time.perf_counter()
     with suppress(NESFormatError):
         song = song_from_bytes(data, suffix, "damaged", LIMITS)
+        if isinstance(song, VGM):
+            with suppress(NESFormatError):  # whose music may be sound
+                assert song.tags is None or song.with_tags(song.tags).tags == song.tags
         convert(song, "exprsco", low_notes="clip")
         convert(song, "vgm", low_notes="clip")
     assert time.perf_counter() - begin < SLOWEST

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nes_per_sample_machine import per_sample_rows
 
+from seqzoo.benchmarks.nes_per_sample_machine import per_sample_rows
 from seqzoo.data.nes import RegisterLog
 from seqzoo.data.nes.register_machine import run_machine
 

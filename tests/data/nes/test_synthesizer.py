@@ -78,6 +78,7 @@ def test_waveforms_of_pulses_and_triangle_are_those_of_the_c_player(name, shared
         assert ours.std() == pytest.approx(expected.std(), rel=0.05)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", ["202_LawnMower_01_02Game", "202_LawnMower_04_05WellDone", "fuzz/fuzz_noise_pal_104"])
 def test_the_noise_has_the_c_players_energy_in_every_band(name, shared_data):
     writes, folder = golden(shared_data, name)
@@ -93,6 +94,7 @@ def test_the_noise_has_the_c_players_energy_in_every_band(name, shared_data):
             assert 10 * np.log10(ours / theirs) == pytest.approx(0, abs=2)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("mode", ["blep", "reference"])
 @pytest.mark.parametrize("name", SONGS)
 def test_mixes_are_close_to_the_c_players_in_log_mel_energy(name, mode, shared_data):
@@ -104,6 +106,7 @@ def test_mixes_are_close_to_the_c_players_in_log_mel_energy(name, mode, shared_d
     assert np.mean((log_mel(ours) - log_mel(expected)) ** 2) <= (0.5 if mode == "blep" else 0.2)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", SONGS)
 def test_loudness_of_the_whole_song_is_the_c_players(name, shared_data):
     writes, folder = golden(shared_data, name)
