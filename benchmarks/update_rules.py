@@ -24,10 +24,10 @@ from seqzoo.benchmarks.machine import describe, one_thread
 from seqzoo.benchmarks.update_rules_report import DECAY, SOFTMAX, compare, papers_order, to_markdown
 from seqzoo.data.recall import RecallTask
 from seqzoo.metrics.language_modeling import share_kept
-from seqzoo.trainers.causal_lm import run as train
 from seqzoo.trainers.checkpointing import write_text
 from seqzoo.trainers.recall import run as train_recall
 from seqzoo.trainers.recipe import TrainingSection, load_recipe
+from seqzoo.trainers.run import run as train
 
 
 __all__ = ["draw", "run", "to_markdown"]  # what `seqzoo bench` calls

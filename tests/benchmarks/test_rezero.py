@@ -13,12 +13,12 @@ def test_it_runs_and_says_which_bars_are_met():
     text = to_markdown(result)
     assert all(f"| {name} |" in text for name in (*KINDS, *result["models"]))
     assert text.count("<= 1.02") == text.count("<= 0.92") == 1
-    assert len(result["bars"]) == 8
+    assert len(result["bars"]) == 5
 
 
 def test_layers_are_compared_by_what_they_keep():
     layers = compare_layers(TINY, 64, repeats=1)
-    tokens, d, ff = 4 * 64, 32, 64
+    tokens, d, ff = 8 * 64, 32, 64
     scaled = 4 * (d * d + d * ff)  # the weighted output projections
     extra = layers["rezero"]["saved_bytes"] - layers["identity"]["saved_bytes"]
     assert extra == scaled
