@@ -13,6 +13,7 @@ or processor, `recipe.yaml` and `metrics.json`, ready for `seqzoo export`.
 
 import argparse
 import json
+import math
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -70,7 +71,8 @@ class Prepared:
             For `metrics.json`: `source`, `dataset` (id on the Hub, if it is from there), `license` (if known), and
             numbers by names that a card can show.
         evaluate (`Callable`):
-            From the prepared model to the final evaluation: measures by name, and tables of measures.
+            From the prepared model to the final evaluation: measures by name, and tables of measures. NaN is what
+            there was nothing to measure of.
         training (`dict`), libraries (`list[str]`):
             What `metrics.json` gets beside what every run has.
     """
@@ -193,11 +195,22 @@ def _metrics(
             "seed": recipe.training.seed,
         },
         "history": {"train": state.train_history, "validation": state.validation_history},
-        "evaluation": evaluation,
+        "evaluation": _without_nan(evaluation),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in (*_LIBRARIES, *prepared.libraries)},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _without_nan(measures: dict[str, Any]) -> dict[str, Any]:
+    """Measures, also in tables, with None for what there was nothing to measure of: JSON has no NaN."""
+    plain = {}
+    for key, value in measures.items():
+        if isinstance(value, dict):
+            plain[key] = _without_nan(value)
+        else:
+            plain[key] = None if isinstance(value, float) and math.isnan(value) else value
+    return plain
 
 
 def _push(folder: Path, recipe: Recipe) -> None:
