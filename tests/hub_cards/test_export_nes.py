@@ -101,7 +101,7 @@ def test_the_card_says_what_this_performer_does(architecture, past, says, never,
     export(tmp_path / "run", tmp_path / "my-model")
     card = ModelCard.load(tmp_path / "my-model" / "README.md")
     assert card.data.pipeline_tag == "other"
-    assert "model.perform(notes)" in card.text
+    assert "model.perform(notes, do_sample=True)" in card.text
     about = " ".join(card.text.split())
     for words in says:
         assert words in about, words
