@@ -57,7 +57,7 @@ class ReZeroTransformerPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            gain = RESIDUALS[self.config.residual].embedding_gain(self.config)
+            gain = RESIDUALS[self.config.residual].embedding_gain(self.config) * getattr(module, "gain", 1.0)
             init.normal_(module.weight, std=self.config.embedding_std * gain)
         elif isinstance(module, (Residual, ChannelWeights, DynamicTanh)):
             module.reset_parameters()
@@ -193,6 +193,8 @@ class ReZeroTransformerModel(ReZeroTransformerPreTrainedModel):
             "sinusoidal": lambda: SinusoidalPositions(config.hidden_size),
             "none": lambda: None,
         }[config.position_embedding_type]()
+        if config.position_embedding_type == "learned":
+            self.embed_positions.gain = 0.1  # read by `_init_weights`; as large as the tokens, they drown them
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
             ReZeroTransformerLayer(config, layer_idx, part) for layer_idx in range(config.num_hidden_layers)

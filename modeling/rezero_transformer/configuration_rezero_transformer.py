@@ -54,7 +54,8 @@ class ReZeroTransformerConfig(PreTrainedConfig):
         max_position_embeddings (`int`, defaults to 512): Rows of the learned position embedding.
         initializer_range (`float`, *optional*): Standard deviation of new embeddings. Nothing normalises them later,
             so it is the size of the residual stream: `None` is 1, and `hidden_size ** -0.5` where the output layer is
-            tied to them, for logits of about 1. GPT-2's 0.02 trains badly without norms.
+            tied to them, for logits of about 1. GPT-2's 0.02 trains badly without norms. Learned positions start at a
+            tenth of it.
         layer_norm_epsilon (`float`, defaults to 1e-5): Of the kinds that have layer norms.
         is_causal (`bool`, defaults to `True`): Whether a position sees only those before it; see above.
         use_cache (`bool`, defaults to `True`): Whether the model returns keys and values for the next call.

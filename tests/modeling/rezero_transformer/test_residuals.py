@@ -165,6 +165,7 @@ def test_new_models_start_as_their_papers_say(kind):
         assert deviation(linear.weight) == pytest.approx(expected, rel=0.05)
         assert linear.bias is None or not linear.bias.any()
     assert deviation(model.model.embed_tokens.weight) == pytest.approx(embedding, rel=0.05)
+    assert deviation(model.model.embed_positions.weight) == pytest.approx(embedding / 10, rel=0.05)
     assert deviation(build(tie_word_embeddings=True, residual=kind).model.embed_tokens.weight) == pytest.approx(
         32**-0.5 * (18**-0.25 if kind == "t_fixup" else 1), rel=0.05
     )
