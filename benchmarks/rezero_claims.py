@@ -267,7 +267,9 @@ def collect(folder: Path, claims: Mapping[str, Claim]) -> dict[str, Any]:
             continue
         clock = "wall_seconds" if claim.size.get("device") == "cuda" else "cpu_seconds"
         summary = summarise(runs, claim.steps, claim.thresholds, claim.target, claim.classes, clock)
-        best = {method: list(runs[method][entry["lr"]].values()) for method, entry in summary.items()}
+        best = {
+            method: [runs[method][entry["lr"]][seed] for seed in entry["seeds"]] for method, entry in summary.items()
+        }
         collected["claims"][name] = {
             "about": claim.about,
             "steps": claim.steps,
