@@ -263,11 +263,13 @@ def collect(folder: Path, claims: Mapping[str, Claim]) -> dict[str, Any]:
         runs = results(folder, name, claim)
         done = sum(len(seeds) for rates in runs.values() for seeds in rates.values())
         collected["missing"] += len(list(runs_of(name, claim))) - done
-        if not runs:
-            continue
         clock = "wall_seconds" if claim.size.get("device") == "cuda" else "cpu_seconds"
         summary = summarise(runs, claim.steps, claim.thresholds, claim.target, claim.classes, clock)
-        best = {method: list(runs[method][entry["lr"]].values()) for method, entry in summary.items()}
+        if not summary:
+            continue
+        best = {
+            method: [runs[method][entry["lr"]][seed] for seed in entry["seeds"]] for method, entry in summary.items()
+        }
         collected["claims"][name] = {
             "about": claim.about,
             "steps": claim.steps,

@@ -51,8 +51,8 @@ def summarise(
     """Each method at its best rate.
 
     Args:
-        runs: method -> rate -> seed -> what [`seqzoo.benchmarks.rezero_runs.record`] returned. A rate counts only if
-            it has as many seeds as the rate with the most.
+        runs: method -> rate -> seed -> what [`seqzoo.benchmarks.rezero_runs.record`] returned. Of a method, the seeds
+            count that all of its rates have; one without such a seed is left out.
         steps: The budget.
         thresholds: To report.
         target: The one that the rate is chosen by: the fewest steps to it in the median; among rates that do not reach
@@ -67,8 +67,10 @@ def summarise(
     """
     result = {}
     for method, by_rate in runs.items():
-        most = max(len(seeds) for seeds in by_rate.values())
-        rates = {lr: list(seeds.values()) for lr, seeds in by_rate.items() if len(seeds) == most}
+        common = sorted(set.intersection(*(set(seeds) for seeds in by_rate.values())))
+        if not common:
+            continue
+        rates = {lr: [seeds[seed] for seed in common] for lr, seeds in by_rate.items()}
 
         def steps_to(lr: float, threshold: float, rates=rates) -> list[int | None]:
             return [crossing(averaged(run["losses"]), threshold) for run in rates[lr]]
@@ -86,7 +88,7 @@ def summarise(
         result[method] = {
             "lr": lr,
             "at_edge": len(rates) > 1 and lr in (min(rates), max(rates)),
-            "seeds": list(by_rate[lr]),
+            "seeds": common,
             "rates": {str(rate): median(steps_to(rate, target)) for rate in rates},
             "diverged": sum(diverged(run, steps, classes) for run in everything),
             "runs": len(everything),

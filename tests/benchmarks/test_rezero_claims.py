@@ -192,9 +192,15 @@ def test_the_rate_is_the_one_that_reaches_the_target_first():
     assert ratio_bar("fc", never, ("vanilla",), 1.0, 6, 1.0)["measured"] == 0
 
 
-def test_a_rate_with_fewer_seeds_than_others_does_not_count_yet():
-    runs = {"rezero": {1e-3: {0: curve(3, 0), 1: curve(3, 0)}, 1e-2: {0: curve(0, 0)}}}
-    assert summarise(runs, 2, (2.0,), 2.0, 10)["rezero"]["lr"] == 1e-3
+def test_seeds_that_not_all_rates_have_yet_do_not_count():
+    runs = {
+        "rezero": {1e-3: {0: curve(3, 0), 1: curve(0, 0)}, 1e-2: {0: curve(0, 0)}},
+        "vanilla": {1e-3: {0: curve(3, 0)}, 1e-2: {1: curve(3, 0)}},
+    }
+    summary = summarise(runs, 2, (2.0,), 2.0, 10)
+    assert summary["rezero"]["lr"] == 1e-2
+    assert summary["rezero"]["seeds"] == [0]
+    assert "vanilla" not in summary
 
 
 def test_the_command_runs_a_part_and_reports_it(tmp_path, monkeypatch, capsys):
