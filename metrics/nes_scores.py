@@ -66,7 +66,8 @@ class ScoreSums:
 
         Of a column: `nll` (nats a step), `accuracy`, `nll_poi` and `accuracy_poi` (at points of interest), and how
         many there are, `steps` and `poi`. Of the total: the mean of the accuracies over the columns, and the sum of
-        everything else. What was never counted is `nan`.
+        everything else. What was never counted is `nan`; the total leaves such a column out, and is `nan` itself only
+        where all of them are.
         """
         result = {}
         for column, name in enumerate(self.names):
@@ -79,9 +80,11 @@ class ScoreSums:
                 "steps": int(steps),
                 "poi": int(poi),
             }
-        columns = list(result.values())
-        total = {key: sum(column[key] for column in columns) for key in columns[0]}
-        return result | {"total": total | {key: total[key] / len(columns) for key in _MEANS}}
+        total = {}
+        for key in ("nll", "accuracy", "nll_poi", "accuracy_poi", "steps", "poi"):
+            counted = [column[key] for column in result.values() if not math.isnan(column[key])]
+            total[key] = _ratio(sum(counted), len(counted) if key in _MEANS else bool(counted))
+        return result | {"total": total | {key: int(total[key]) for key in ("steps", "poi")}}
 
 
 def _ratio(total: float, count: float) -> float:

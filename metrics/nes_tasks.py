@@ -25,7 +25,8 @@ Args:
     references: the classes, [step][column]; 0 is silence.
 Returns:
     for each column (P1, ..., or P1 velocity, ...): nll, accuracy, nll_poi, accuracy_poi, steps, poi; for total: the
-    sums of nll and nll_poi over the columns, and the means of the accuracies.
+    sums of nll and nll_poi over the columns, and the means of the accuracies. What a column has no step of is nan, and
+    left out of the total.
 """
 CITATION = """\
 @inproceedings{donahue2018nes,

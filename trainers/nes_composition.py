@@ -37,7 +37,7 @@ def prepare(accelerator: Accelerator, recipe: Recipe) -> Prepared:
     blended = model.config.architecture == "blended"
     # One process reads the songs and fills the cache; the others find it.
     with accelerator.main_process_first():
-        songs = load_songs(recipe.data.source, *SPLITS)
+        songs = load_songs(recipe.data.source, *SPLITS, verify=recipe.data.verify)
     notes = {split: [notes_of(score, blended) for score in scores] for split, scores in songs.items()}
     objective = CompositionObjective(model, first_songs(notes["validation"], recipe.evaluation.max_tokens))
     steps = {split: sum(map(len, some)) for split, some in notes.items()}

@@ -38,7 +38,7 @@ def prepare(accelerator: Accelerator, recipe: Recipe) -> Prepared:
     model = new_or_loaded_model(recipe.model, AutoModel)
     # One process reads the songs and fills the cache; the others find it.
     with accelerator.main_process_first():
-        songs = load_songs(recipe.data.source, *SPLITS)
+        songs = load_songs(recipe.data.source, *SPLITS, verify=recipe.data.verify)
     objective = PerformanceObjective(accelerator, first_songs(songs["validation"], recipe.evaluation.max_tokens))
     steps = {split: sum(map(len, some)) for split, some in songs.items()}
 

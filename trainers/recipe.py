@@ -138,12 +138,15 @@ class NESDataSection:
             copy that `seqzoo nes dataset` made, or the id of one on the Hub.
         sequence_length (`int`, defaults to 256):
             Steps of 1/24 s in a window. Held-out songs are read whole.
+        verify (`bool`, defaults to true):
+            Refuse an archive that is not a published one by its SHA-256.
         license (`str`, *optional*):
             For the card. Those who publish NES-MDB state none for the music.
     """
 
     source: str = "nesmdb24_exprsco.tar.gz"
     sequence_length: int = 256
+    verify: bool = True
     license: str | None = None
 
     def check(self) -> None:

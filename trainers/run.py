@@ -195,19 +195,19 @@ def _metrics(
             "seed": recipe.training.seed,
         },
         "history": {"train": state.train_history, "validation": state.validation_history},
-        "evaluation": _without_nan(evaluation),
+        "evaluation": without_nan(evaluation),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in (*_LIBRARIES, *prepared.libraries)},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _without_nan(measures: dict[str, Any]) -> dict[str, Any]:
-    """Measures, also in tables, with None for what there was nothing to measure of: JSON has no NaN."""
+def without_nan(measures: dict[str, Any]) -> dict[str, Any]:
+    """Measures, also in tables of them, with None for what there was nothing to measure of: JSON has no NaN."""
     plain = {}
     for key, value in measures.items():
         if isinstance(value, dict):
-            plain[key] = _without_nan(value)
+            plain[key] = without_nan(value)
         else:
             plain[key] = None if isinstance(value, float) and math.isnan(value) else value
     return plain

@@ -44,7 +44,7 @@ def check_published(path: Path, verify: bool = True) -> str:
         wanted = f"{path.name} has {expected}" if expected else "no published archive of NES-MDB has that"
         raise ValueError(
             f"{path} has the SHA-256 {digest}; {wanted}. Get the file again, or, if you trust it, read it all the "
-            "same with verify=False (--any-archive)."
+            "same with verify=False (--any-archive, in recipes data.verify=false)."
         )
     return digest
 

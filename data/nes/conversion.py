@@ -4,7 +4,7 @@
                                                                  rawsco -> midi - exprsco - blndsco
 
 Lines go both ways. A raw score is made from the register log, not from the functional log: only a register write sets
-all functions of its register, as the chip has it.
+all functions of its register, as the chip has it. The same goes for a language log of what a score wrote.
 """
 
 from collections import deque
@@ -60,12 +60,18 @@ def _resample(score: ExpressiveScore, options: _Options) -> ExpressiveScore:
     return score if options.rate is None else score.resampled(options.rate)
 
 
+def _whole_registers(log: FunctionLog) -> FunctionLog:
+    """With all functions of each register that is written. Of a score only those are in the log that change, and a
+    language log, which drops what does not change, would lose that a note begins."""
+    return FunctionLog.from_register_log(log.to_register_log())
+
+
 _STEPS: dict[tuple[str, str], Callable[[Any, _Options], Song]] = {
     ("vgm", "ndr"): _read_vgm,
     ("ndr", "vgm"): lambda log, options: log.to_vgm(),
     ("ndr", "ndf"): lambda log, options: FunctionLog.from_register_log(log),
     ("ndf", "ndr"): lambda log, options: log.to_register_log(),
-    ("ndf", "nlm"): lambda log, options: LanguageLog.from_function_log(log),
+    ("ndf", "nlm"): lambda log, options: LanguageLog.from_function_log(_whole_registers(log)),
     ("nlm", "ndf"): lambda log, options: log.to_function_log(),
     ("ndr", "rawsco"): lambda log, options: RawScore.from_register_log(log),
     ("rawsco", "ndf"): lambda raw, options: raw.to_function_log(),

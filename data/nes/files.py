@@ -83,7 +83,14 @@ def song_suffix(path: str | Path) -> str | None:
 
 
 def song_from_bytes(data: bytes, suffix: str, file: str | None = None, limits: Limits = DEFAULT_LIMITS) -> Song:
-    """The same from the content of a file, for a suffix of those that [`read_song`] knows."""
+    """The same from the content of a file, for a suffix of those that [`read_song`] knows, such as `.vgm`.
+
+    Raises:
+        `NESFormatError`: as [`read_song`].
+        `ValueError`: no such suffix.
+    """
+    if suffix not in _READERS:
+        raise ValueError(f"there is no suffix {suffix!r}; choose from {', '.join(_READERS)}")
     if suffix.endswith(".gz"):
         data = gunzip(data, file, limits)
     try:
@@ -95,8 +102,18 @@ def song_from_bytes(data: bytes, suffix: str, file: str | None = None, limits: L
 
 
 def write_song(song: Song, path: str | Path) -> None:
-    """Write a file, all or nothing. The format is the object's; the name is the caller's choice."""
+    """Write a file, all or nothing. The format is the object's.
+
+    Raises:
+        `ValueError`: the name ends like that of another format, and could not be read again.
+        `OSError`: it cannot be written.
+    """
     path = Path(path)
+    entry, suffix = FORMATS[format_of(song)], song_suffix(path)
+    if suffix not in (None, entry.suffix):
+        raise ValueError(
+            f"{path} ends as another format than {format_of(song)}, which is {entry.suffix}: convert the song first"
+        )
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.write_bytes(song_to_bytes(song))
@@ -106,6 +123,7 @@ def write_song(song: Song, path: str | Path) -> None:
 
 
 def song_to_bytes(song: Song) -> bytes:
+    """The content of a file in the object's format."""
     return FORMATS[format_of(song)].to_bytes(song)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -234,7 +235,7 @@ class NESScoreModel(NESScorePreTrainedModel):
         self,
         steps: int,
         *,
-        prefix: torch.LongTensor | None = None,
+        prefix: torch.LongTensor | np.ndarray | None = None,
         batch_size: int = 1,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -244,7 +245,8 @@ class NESScoreModel(NESScorePreTrainedModel):
 
         Args:
             steps (`int`): How many to add.
-            prefix (`torch.LongTensor` or uint8 of shape `[batch, time, voice]`, *optional*): What to go on from.
+            prefix (`torch.LongTensor`, uint8 or NumPy array of shape `[batch, time, voice]`, *optional*): What to go
+                on from.
             batch_size (`int`): Songs to begin, without a prefix.
             temperature (`float`): Logits are divided by it; 0 takes the most probable note (or every key that is more
                 probable on than off).
@@ -263,6 +265,9 @@ class NESScoreModel(NESScorePreTrainedModel):
                 f"steps={steps} and top_k={top_k} must be at least 1, temperature={temperature} at least 0"
             )
         score = []
+        if prefix is not None:
+            prefix = torch.as_tensor(prefix, device=self.device)
+            self._check_shape(prefix)
         if prefix is not None and prefix.shape[1]:
             score.append(prefix)
             state = self(prefix, use_cache=True).past_key_values
@@ -331,12 +336,17 @@ class NESScoreModel(NESScorePreTrainedModel):
         seen = [self.embed_chosen[other](classes[:, :, other]) for other in range(voice)]
         return self.heads[voice](sum(seen, hidden[voice]))
 
-    def _check_notes(self, notes: Tensor) -> None:
-        if notes.ndim != 3 or not notes.shape[1] or (not self.blended and notes.shape[2] != 4):
+    def _check_shape(self, notes: Tensor) -> None:
+        if notes.ndim != 3 or (not self.blended and notes.shape[2] != 4):
             raise ValueError(
                 f"notes have the shape {list(notes.shape)}, but take [batch, time, "
-                f"{'places' if self.blended else 'voice (P1, P2, TR, NO)'}] with one step at least"
+                f"{'places' if self.blended else 'voice (P1, P2, TR, NO)'}]"
             )
+
+    def _check_notes(self, notes: Tensor) -> None:
+        self._check_shape(notes)
+        if not notes.shape[1]:
+            raise ValueError(f"notes have the shape {list(notes.shape)}, but take [batch, time, voice] with one step at least")
         if not notes.is_cpu:  # reading values would wait for an accelerator; the embedding notices by itself
             return
         config, count = self.config, notes.shape[2]

@@ -37,6 +37,11 @@ def test_a_song_does_not_look_at_the_one_before_and_what_never_changes_is_nan():
     still.add(np.ones((2, 1)), np.ones((2, 1)), np.zeros((2, 1), dtype=int))
     assert math.isnan(still.result()["a"]["nll_poi"])
     assert math.isnan(still.result()["total"]["nll_poi"])
+    both = ScoreSums(["still", "moves"])
+    both.add(np.full((2, 2), 3.0), np.array([[1, 1], [1, 0]]), np.array([[0, 1], [0, 2]]))
+    assert both.result()["total"] == {
+        "nll": 6, "accuracy": 0.75, "nll_poi": 3, "accuracy_poi": 0.5, "steps": 4, "poi": 2
+    }  # fmt: skip
 
 
 def test_shapes_that_do_not_fit_are_named():

@@ -25,7 +25,7 @@ from seqzoo.trainers.nes.drawing import draw_totals
 from seqzoo.trainers.nes.performance import performance_baselines
 from seqzoo.trainers.nes.songs import load_songs
 from seqzoo.trainers.recipe import Recipe, RecipeError, load_recipe
-from seqzoo.trainers.run import run
+from seqzoo.trainers.run import run, without_nan
 from seqzoo.trainers.run_folder import RECIPE_FILE, changed_keys
 
 
@@ -154,7 +154,7 @@ def run_benchmark(
             metrics = _trained(recipe_name, source, out / "runs", overrides)
             rows[row] = {split: metrics["evaluation"][split] for split in HELD_OUT}
             rows[row] |= {"parameters": metrics["parameters"], "training": metrics["training"]}
-        result["tasks"][name] = _without_nan({"title": task.title, "note": task.note, "rows": rows})
+        result["tasks"][name] = without_nan({"title": task.title, "note": task.note, "rows": rows})
         result["date"] = datetime.now(UTC).isoformat(timespec="seconds")
         write_text(out / "benchmark.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         write_text(out / "benchmark.md", to_markdown(result))
@@ -184,13 +184,6 @@ def _refuse_another(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _without_nan(value: Any) -> Any:
-    """The same with None for what was never counted, which JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def to_markdown(result: dict[str, Any]) -> str:
     """The tables of a result."""
     songs, steps = result["songs"], result["steps"]
@@ -198,8 +191,9 @@ def to_markdown(result: dict[str, Any]) -> str:
     chapters = [
         f"# Benchmark of NES scores\n\n{held}, of {Path(result['source']).name}; {result['date']}.\n\n"
         "NLL is the negative log-likelihood in nats a step, a sum in the column `total`; accuracies are in per cent, "
-        "their mean in that column. Points of interest are the steps at which a column changes. The last "
-        "columns are of trained models: steps, parameters and the time of the training; baselines count.\n"
+        "their mean in that column. Points of interest are the steps at which a column changes; one that never does "
+        "is blank and counts in no total. The last columns are of trained models: steps, parameters and the time of "
+        "the training; baselines count.\n"
     ]
     for task in result["tasks"].values():
         chapters.append(f"## {task['title']}\n\n{task['note']}\n")

@@ -26,8 +26,9 @@ def draw_totals(result: dict[str, Any], path: Path) -> None:
         rows = task["rows"]
         totals = [row["test"]["total"] for row in rows.values()]
         for place, (key, label) in enumerate((("nll", "all steps"), ("nll_poi", "points of interest"))):
-            values = [total[key] or 0.0 for total in totals]
-            bars = axes.barh([row + 0.4 * place for row in range(len(rows))], values, height=0.38, label=label)
+            measured = [(row + 0.4 * place, total[key]) for row, total in enumerate(totals) if total[key] is not None]
+            places, values = zip(*measured, strict=True) if measured else ((), ())
+            bars = axes.barh(places, values, height=0.38, label=label)
             axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
         axes.set_yticks([row + 0.2 for row in range(len(rows))], list(rows))
         axes.invert_yaxis()

@@ -9,7 +9,7 @@ from seqzoo.data.nes.dataset import load_nesmdb
 from seqzoo.data.nes.scores import PUBLISHED_RATE
 
 
-def load_songs(source: str | Path, *splits: str) -> dict[str, list[np.ndarray]]:
+def load_songs(source: str | Path, *splits: str, verify: bool = True) -> dict[str, list[np.ndarray]]:
     """Expressive scores at 24 steps a second, uint8 `[step, voice, (note, velocity, timbre)]`.
 
     Args:
@@ -17,12 +17,14 @@ def load_songs(source: str | Path, *splits: str) -> dict[str, list[np.ndarray]]:
             Archive, folder, copy or id, as [`load_nesmdb`] takes them.
         *splits (`str`):
             Of `train`, `validation` and `test`, those that are needed.
+        verify (`bool`):
+            As in [`load_nesmdb`].
 
     Raises:
         `ValueError`: the source does not have one of the splits, or there is no step in it.
         And what [`load_nesmdb`] raises.
     """
-    songs = load_nesmdb(source, "exprsco", rate=PUBLISHED_RATE)
+    songs = load_nesmdb(source, "exprsco", rate=PUBLISHED_RATE, verify=verify)
     result = {}
     for split in splits:
         result[split] = [row["score"] for row in songs[split] if len(row["score"])] if split in songs else []

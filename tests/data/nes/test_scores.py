@@ -44,7 +44,8 @@ def test_a_score_through_a_vgm_is_the_same_score(score):
     vgm = convert(score, "vgm")
     assert vgm.num_samples == score.num_samples
     assert convert(vgm, "exprsco", rate=score.rate, as_written=True) == score
-    assert convert(convert(vgm, "nlm"), "exprsco", rate=score.rate, as_written=True) == score
+    for way in (vgm, score, convert(score, "rawsco"), convert(score, "ndf")):
+        assert convert(convert(way, "nlm"), "exprsco", rate=score.rate, as_written=True) == score
 
 
 @settings(deadline=None, max_examples=80)
