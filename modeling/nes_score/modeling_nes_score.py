@@ -346,7 +346,7 @@ class NESScoreModel(NESScorePreTrainedModel):
     def _check_notes(self, notes: Tensor) -> None:
         self._check_shape(notes)
         if not notes.shape[1]:
-            raise ValueError(f"notes have the shape {list(notes.shape)}, but take [batch, time, voice] of 1 step or more")
+            raise ValueError(f"notes have the shape {list(notes.shape)}, but take [batch, time, voice], time >= 1")
         if not notes.is_cpu:  # reading values would wait for an accelerator; the embedding notices by itself
             return
         config, count = self.config, notes.shape[2]
