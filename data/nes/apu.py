@@ -43,6 +43,7 @@ P1, P2, TR, NO = range(4)
 PERIOD, LEVEL, SHAPE, RESTART = range(4)
 TR_PERIOD, TR_RUNNING, NO_PERIOD, NO_LEVEL, NO_MODE = range(8, 13)
 COLUMNS = 13
+RESTARTS = [RESTART, 4 + RESTART]  # of both pulses
 
 FAR = np.int64(2**62)  # a cycle that never comes
 
@@ -263,8 +264,10 @@ def add_step(output, kernel, position, height):
 
 
 @compiled
-def pulses(changes, controls, voices, mixer, scale, kernel, output):
+def pulses(changes, controls, voices, mixer, scale, kernel, output, offset, state, heard):
     """Add the steps of the pulses.
+
+    It can be called for one part of a song after the other.
 
     A half-step that is under way when the timer changes takes the new time, and is over at once if that has passed:
     so it is in the C player, and the phase of low notes depends on it.
@@ -275,16 +278,16 @@ def pulses(changes, controls, voices, mixer, scale, kernel, output):
         mixer: The output for every sum of both levels, float64 `[31]`.
         scale: Samples a cycle.
         kernel: float64 `[phases + 1, taps]`: a step's differences by its place between two samples.
-        output: float64; a step at sample n begins in place n.
+        output: float64; a step at sample `offset + n` begins in place n.
+        state, heard: What goes on from part to part, changed in place: int64 `[3, 2]`, at first 0, 1, 1, and float64
+            `[1]`, at first the output without a voice.
     """
-    phase = np.zeros(2, dtype=np.int64)
-    period = np.ones(2, dtype=np.int64)
-    due = np.ones(2, dtype=np.int64)  # the cycle of the next half-step
+    phase, period = state[0], state[1]
+    due = state[2]  # the cycle of the next half-step
     edge = np.zeros(2, dtype=np.int64)  # and of the next one at which the wave changes
     duty = np.zeros(2, dtype=np.int64)
     high = np.zeros(2, dtype=np.int64)  # the level when the wave is high
     level = np.zeros(2, dtype=np.int64)
-    heard = mixer[0]
     for row in range(len(controls)):
         now, end = changes[row], changes[row + 1]
         for voice in range(2):
@@ -302,9 +305,9 @@ def pulses(changes, controls, voices, mixer, scale, kernel, output):
                 edge[voice] = due[voice] + (DUTY_RUNS[duty[voice], phase[voice]] - 1) * period[voice]
         while now < end:
             mixed = mixer[level[0] + level[1]]
-            if mixed != heard:
-                add_step(output, kernel, now * scale, mixed - heard)
-                heard = mixed
+            if mixed != heard[0]:
+                add_step(output, kernel, now * scale - offset, mixed - heard[0])
+                heard[0] = mixed
             voice = 0 if edge[0] <= edge[1] else 1
             now = edge[voice]
             if now < end:
@@ -315,47 +318,64 @@ def pulses(changes, controls, voices, mixer, scale, kernel, output):
 
 
 @compiled
-def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, cells, cell_scale):
+def triangle_and_noise(
+    changes,
+    controls,
+    voices,
+    mixer,
+    scale,
+    kernel,
+    output,
+    offset,
+    state,
+    heard_before,
+    goes_on,
+    cells,
+    count,
+):
     """Add the steps of triangle and noise.
 
     A triangle that is stopped keeps its level, and what was left of its step. The noise stands still where it is not
     heard: nobody can tell where its bits went on.
 
     Args:
-        changes, controls, voices, scale, kernel, output: As for [`pulses`].
+        changes, controls, voices, scale, kernel, output, offset: As for [`pulses`].
         mixer: The output by the levels of triangle and noise, float64 `[16, 16]`.
+        state, heard_before: As for [`pulses`]: int64 `[5]`, at first 0, 1, 1, 1, 0.
+        goes_on: The first row is the rest of one of the part before: nothing changes there.
         cells: float64, for the steps of the noise alone, of which there are too many to draw each: parts of a sample.
             A step is shared by the two cells between whose beginnings it is. See [`add_cells`].
-        cell_scale: Cells a cycle.
+        count: Cells of a sample.
     """
-    phase = 0
-    period = left = np.int64(1)  # of the triangle's step
-    bits = 1
-    next_bit = np.int64(0)
-    heard = mixer[0, 0]
+    phase, period, left = int(state[0]), int(state[1]), int(state[2])  # of the triangle's step
+    bits, next_bit = int(state[3]), int(state[4])
+    heard = heard_before[0]
+    cell_scale = scale * count
+    first_cell = offset * count
     levels = np.zeros(2)  # the output by the noise's last bit
     for row in range(len(controls)):
         now, end = changes[row], changes[row + 1]
-        left = max(left + controls[row, TR_PERIOD] - period, 1)
+        least = 0 if row == 0 and goes_on else 1
+        left = max(left + controls[row, TR_PERIOD] - period, least)
         period = np.int64(controls[row, TR_PERIOD])
         step = now + left if controls[row, TR_RUNNING] and voices[TR] else FAR
         noise_period = np.int64(controls[row, NO_PERIOD])
         tap = 6 if controls[row, NO_MODE] else 1
         high = controls[row, NO_LEVEL] * voices[NO]
-        next_bit = max(next_bit, now + 1)
+        next_bit = max(next_bit, now + least)
         bit = next_bit if high else FAR
         while now < end:
             triangle = min(phase, 31 - phase)
             levels[0] = mixer[triangle, high]
             levels[1] = mixer[triangle, 0]
             if levels[bits & 1] != heard:
-                add_step(output, kernel, now * scale, levels[bits & 1] - heard)
+                add_step(output, kernel, now * scale - offset, levels[bits & 1] - heard)
                 heard = levels[bits & 1]
             now = min(step, end)
             # No branch in here: what a bit will be cannot be predicted.
             while bit < now:
                 bits = bits >> 1 | ((bits ^ bits >> tap) & 1) << 14
-                place = bit * cell_scale
+                place = bit * cell_scale - first_cell
                 first = int(place)
                 height = levels[bits & 1] - heard
                 later = height * (place - first)
@@ -370,6 +390,8 @@ def triangle_and_noise(changes, controls, voices, mixer, scale, kernel, output, 
             left = step - end
         if bit != FAR:
             next_bit = bit
+    state[0], state[1], state[2], state[3], state[4] = phase, period, left, bits, next_bit
+    heard_before[0] = heard
 
 
 @compiled

@@ -26,7 +26,7 @@ from seqzoo.data.nes.pickles import read_pickle
 from seqzoo.data.nes.raw_score import RawScore
 from seqzoo.data.nes.register_log import RegisterLog
 from seqzoo.data.nes.runs import SAMPLE_RATE, Runs
-from seqzoo.data.nes.scores import BlendedScore, ExpressiveScore, SeparatedScore
+from seqzoo.data.nes.scores import BlendedScore, ExpressiveScore, SeparatedScore, chords_of
 from seqzoo.data.nes.vgm import VGM, gunzip
 
 
@@ -34,6 +34,7 @@ Log = RegisterLog | FunctionLog | LanguageLog
 Song = VGM | Log | RawScore | ExpressiveScore | SeparatedScore | BlendedScore | MIDI
 _BYTES_OF_STEP = 16  # of a raw score, the largest
 _MOST_NOTES_AT_ONCE = 16
+_PART = 100_000  # steps that become text at a time
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,13 @@ def _npz(song: Any) -> bytes:
 
 
 def _blended_json(song: BlendedScore) -> bytes:
-    content = {"rate": song.rate, "num_samples": song.num_samples, "score": song.chords()}
-    return json.dumps(content, separators=(",", ":")).encode()
+    facts = json.dumps({"rate": song.rate, "num_samples": song.num_samples}, separators=(",", ":"))
+    # Part by part: lists of lists of numbers are a hundred times as large as the file.
+    parts = [
+        json.dumps(chords_of(song.score[start : start + _PART]), separators=(",", ":"))[1:-1]
+        for start in range(0, len(song.score), _PART)
+    ]
+    return f'{facts[:-1]},"score":[{",".join(parts)}]}}'.encode()
 
 
 def _text_reader(cls: type) -> Callable[[bytes, str | None, Limits], Song]:

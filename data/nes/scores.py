@@ -233,7 +233,12 @@ class BlendedScore:
 
     def chords(self) -> list[list[int]]:
         """Lists of notes, one a step."""
-        return [[note for note in row if note] for row in self.score.tolist()]
+        return chords_of(self.score)
+
+
+def chords_of(score: np.ndarray) -> list[list[int]]:
+    """Lists of the notes of each step of `[step, place]`, without the zeros."""
+    return [[note for note in row if note] for row in score.tolist()]
 
 
 def midi_from_raw_score(raw: RawScore) -> MIDI:

@@ -12,12 +12,13 @@ Either way 1.0 is the machine at its loudest, sample channel included, so that n
 negative; `filters` takes the mean out as its circuits do.
 """
 
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
 
-from seqzoo.data.nes.apu import NOISE_PERIODS, TR, add_cells, control, pulses, triangle_and_noise
+from seqzoo.data.nes.apu import NOISE_PERIODS, RESTARTS, TR, add_cells, control, pulses, triangle_and_noise
 from seqzoo.data.nes.jit import compiled
 
 
@@ -41,6 +42,8 @@ _KAISER_BETA = 6.0
 _CUTOFF = 0.96
 # A sample's cells for the steps of the noise: those of box averaging at this multiple of the rate.
 _NOISE_CELLS = 4
+# Samples that are worked on at a time.
+_PART = 2**17
 
 
 def render(
@@ -187,36 +190,80 @@ class _Sound:
             if name not in VOICES:
                 raise ValueError(f"there is no voice {name!r}; choose from {', '.join(VOICES)}")
         voices = np.array([int(name in names) for name in VOICES])
-        taps = self.kernel.shape[1]
-        output = np.zeros(self.num_samples + taps + 2)
-        if voices[:TR].any():
-            pulses(*self.score, voices, self.mixers[0], self.scale, self.kernel, output)
-        if voices[TR:].any():
-            cells = np.zeros((self.num_samples + 2, self.noise_cells))
-            triangle_and_noise(
-                *self.score,
-                voices,
-                self.mixers[1],
-                self.scale,
-                self.kernel,
-                output,
-                cells.reshape(-1),
-                self.scale * self.noise_cells,
-            )
-            add_cells(cells, self.kernel, output)
-            del cells
-        np.cumsum(output, out=output)
-        audio = output[taps // 2 - 1 :][: self.num_samples]
-        if self.filters:
-            high_passes, low_passes = FILTERS[self.filters]
-            for frequency in high_passes:
+        part = _Part(self, voices)
+        audio = np.empty(self.num_samples, dtype=np.float32)
+        delay = self.kernel.shape[1] // 2 - 1
+        filters = self._filters()
+        for start in range(0, self.num_samples + delay, _PART):
+            block = part.next(start)[delay if start == 0 else 0 :]
+            for state, shares in filters:
+                _one_pole(block, *shares, state)
+            place = max(start - delay, 0)
+            block = block[: self.num_samples - place]
+            np.clip(block, -1, 1, out=audio[place : place + len(block)], casting="same_kind")
+        return audio
+
+    def changes(self, start: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        """The rows of [`control`] in the part of the song that begins with this sample; does the first one go on?"""
+        changes, controls = self.score
+        first, last = (math.ceil(sample / self.scale) for sample in (start, start + _PART))
+        row = max(np.searchsorted(changes[:-1], first, side="right") - 1, 0)
+        stop = np.searchsorted(changes[:-1], last)
+        cut = np.minimum(np.maximum(changes[row : stop + 1], first), last)
+        inside = controls[row:stop]
+        goes_on = bool(changes[row] < first)
+        if goes_on and len(inside):
+            inside = inside.copy()
+            inside[0, RESTARTS] = 0
+        return cut, inside, goes_on
+
+    def _filters(self) -> list[tuple[np.ndarray, tuple[float, float, float]]]:
+        """State and shares of each [`_one_pole`]."""
+        high_passes, low_passes = FILTERS[self.filters] if self.filters else ((), ())
+        filters = []
+        for frequency in high_passes:
+            warped = np.tan(np.pi * frequency / self.sample_rate)
+            filters.append((np.zeros(2), (1 / (1 + warped), -1 / (1 + warped), (1 - warped) / (1 + warped))))
+        for frequency in low_passes:
+            if frequency < self.sample_rate / 2:
                 warped = np.tan(np.pi * frequency / self.sample_rate)
-                _one_pole(audio, 1 / (1 + warped), -1 / (1 + warped), (1 - warped) / (1 + warped))
-            for frequency in low_passes:
-                if frequency < self.sample_rate / 2:
-                    warped = np.tan(np.pi * frequency / self.sample_rate)
-                    _one_pole(audio, warped / (1 + warped), warped / (1 + warped), (1 - warped) / (1 + warped))
-        return np.clip(audio, -1, 1, out=audio).astype(np.float32)
+                share = warped / (1 + warped)
+                filters.append((np.zeros(2), (share, share, (1 - warped) / (1 + warped))))
+        return filters
+
+
+class _Part:
+    """The sum of some voices, a part of the song after the other, so that a long one costs little memory."""
+
+    def __init__(self, sound: _Sound, voices: np.ndarray):
+        self.sound = sound
+        self.voices = voices
+        self.taps = sound.kernel.shape[1] + 2
+        self.steps = np.zeros(_PART + self.taps)  # differences, those that begin in this part and end in the next too
+        self.cells = np.zeros((_PART + 2, sound.noise_cells)) if voices[TR:].any() else None
+        self.level = 0.0
+        self.pulses = np.array([[0, 0], [1, 1], [1, 1]]), np.array([sound.mixers[0][0]])
+        self.others = np.array([0, 1, 1, 1, 0]), np.array([sound.mixers[1][0, 0]])
+
+    def next(self, start: int) -> np.ndarray:
+        """float64 `[_PART]` from sample `start`, to be called for one after the other."""
+        sound, steps = self.sound, self.steps
+        *rows, goes_on = sound.changes(start)
+        common = (*rows, self.voices)
+        place = (sound.scale, sound.kernel, steps, start)
+        if self.voices[:TR].any():
+            pulses(*common, sound.mixers[0], *place, *self.pulses)
+        if self.cells is not None:
+            self.cells[:] = 0
+            cells = self.cells.reshape(-1), sound.noise_cells
+            triangle_and_noise(*common, sound.mixers[1], *place, *self.others, goes_on, *cells)
+            add_cells(self.cells, sound.kernel, steps)
+        steps[0] += self.level
+        block = np.cumsum(steps[:_PART])
+        self.level = block[-1]
+        steps[: self.taps] = steps[_PART:]
+        steps[self.taps :] = 0
+        return block
 
 
 def _integers(column: np.ndarray) -> np.ndarray:
@@ -264,10 +311,11 @@ def _band_limited_step() -> np.ndarray:
 
 
 @compiled
-def _one_pole(audio, now, before, kept):
-    """Filter in place: shares of this sample, of the one before, and of the last output."""
-    last = value = 0.0
+def _one_pole(audio, now, before, kept, state):
+    """Filter in place: shares of this sample, of the one before, and of the last output, both of which `state` has."""
+    last, value = state[0], state[1]
     for n in range(len(audio)):
         value = now * audio[n] + before * last + kept * value
         last = audio[n]
         audio[n] = value
+    state[0], state[1] = last, value

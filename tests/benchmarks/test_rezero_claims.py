@@ -59,7 +59,8 @@ def test_claims_of_the_issue_are_there_with_their_grids():
         for claim in claims.values():
             assert claim.methods[0] == "rezero"
             assert claim.target in claim.thresholds
-            assert len(claim.rates) == 4
+            assert sorted(claim.rates) == list(claim.rates)
+            assert len(claim.rates) >= 3
             assert all(method in claim.methods for peers, _ in claim.ratios for method in peers)
     assert "post_norm_warmup" in CPU_CLAIMS["lm12"].methods
 

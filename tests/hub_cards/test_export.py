@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from model_table import TINY_GPT2, Row
+from model_table import MODELS, TINY_GPT2, Row
 from second_environment import load_in_second_environment
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, pipeline
 
@@ -16,6 +16,16 @@ from seqzoo.hub_cards import export as export_module
 from seqzoo.hub_cards.export import export
 
 
+# The files that go into an export depend on the model type and a few settings: one row of each by default, the other
+# ones are slow.
+_OFTEN = ("decay", "delta", "hybrid", "rezero")
+_TEXT_MODELS = [row for row in MODELS if "test_export_stands_alone" not in row.off]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=row.name, marks=[] if row.name in _OFTEN else pytest.mark.slow) for row in _TEXT_MODELS],
+)
 def test_export_stands_alone(row, write_run, metrics, tmp_path, second_environment):
     metrics["model_type"] = row.model_type
     model = write_run(row, tmp_path / "run", metrics)
