@@ -1,5 +1,7 @@
 """Configuration of NES performance models."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -61,15 +63,31 @@ class NESPerformanceConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture={self.architecture!r} must be one of {', '.join(ARCHITECTURES)}")
         if self.note_timing is None:
             self.note_timing = self.architecture == "transformer"
-        if self.architecture == "transformer":
-            self._check_transformer()
+        self.check()
         super().__post_init__(**kwargs)
 
-    def _check_transformer(self):
+    def check(self) -> None:
+        """Refuses what does not go together; models call it again, for fields may have been set since."""
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture={self.architecture!r} must be one of {', '.join(ARCHITECTURES)}")
+        for name in (
+            *("longest_timing", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+            "attention_window",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more")
+        for name in ("rope_theta", "layer_norm_eps", "initializer_range"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be a positive number")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be at least 0 and less than 1")
+        if self.architecture == "transformer":
+            self._check_transformer()
+
+    def _check_transformer(self) -> None:
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of 2 * num_attention_heads = "
@@ -80,8 +98,6 @@ class NESPerformanceConfig(PreTrainedConfig):
                 f"num_causal_layers={self.num_causal_layers} must be 1 or more: an autoregressive transformer reads "
                 "its past in them"
             )
-        if self.attention_window < 1:
-            raise ValueError(f"attention_window={self.attention_window} must be 1 or more")
 
 
 __all__ = ["NESPerformanceConfig"]

@@ -10,6 +10,7 @@ The task and the models other than the transformer are those of C. Donahue, H. H
 Database", ISMIR 2018, arXiv 1806.04278; sizes and training are not.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +60,8 @@ def split_columns(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def one_hot(values: torch.Tensor, sizes: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """`[batch, time, len(sizes)]` of classes -> `[batch, time, sum(sizes)]` of zeros and ones."""
-    return torch.cat([F.one_hot(v, size) for v, size in zip(values.unbind(-1), sizes, strict=True)], -1).to(dtype)
+    columns = values.long().unbind(-1)
+    return torch.cat([F.one_hot(v, size) for v, size in zip(columns, sizes, strict=True)], -1).to(dtype)
 
 
 def note_timing(notes: torch.Tensor, padding: torch.Tensor | None, longest: int) -> torch.Tensor:
@@ -143,6 +145,12 @@ class NESPerformancePreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["NESPerformanceLayer"]
     _supports_sdpa = True
+
+    def __init__(self, config: NESPerformanceConfig, *args, **kwargs):
+        config.check()
+        super().__init__(config, *args, **kwargs)
+        # Only its layers can be recomputed; transformers refuses to enable it for a model that says so.
+        self.supports_gradient_checkpointing = config.architecture == "transformer"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -231,9 +239,9 @@ class NESPerformanceModel(NESPerformancePreTrainedModel):
     ) -> NESPerformanceOutput:
         r"""
         Args:
-            notes (`torch.LongTensor` of shape `[batch, time, 4]`):
+            notes (`torch.LongTensor` or uint8 of shape `[batch, time, 4]`):
                 Of the voices P1, P2, TR and NO, as in a score: MIDI's notes, of NO 1 to 16, and 0 for silence.
-            previous (`torch.LongTensor` of shape `[batch, time, 6]`, *optional*):
+            previous (`torch.LongTensor` or uint8 of shape `[batch, time, 6]`, *optional*):
                 Of an autoregressive model: velocities of P1, P2 and NO and timbres of the same, a step before each
                 step; 0 before a song. Without them, those of `labels`, moved on by a step.
             attention_mask (`torch.Tensor` of shape `[batch, time]`, *optional*):
@@ -244,6 +252,8 @@ class NESPerformanceModel(NESPerformancePreTrainedModel):
         Raises:
             ValueError: an autoregressive model gets neither `previous` nor `labels`.
         """
+        notes = notes.long()
+        labels = None if labels is None else labels.long()
         padding = None if attention_mask is None else attention_mask == 0
         if self.config.autoregressive and previous is None:
             if labels is None:
@@ -271,26 +281,33 @@ class NESPerformanceModel(NESPerformancePreTrainedModel):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
-        """Play the notes of one song.
+        """Play the notes of one song, without dropout also while the model is in training.
 
         A sounding voice gets a velocity of 1 or more and a silent one 0, as all songs of the data set have it.
 
         Args:
             notes (`[time, 4]`): The voices P1, P2, TR, NO, as in a separated score.
             do_sample (`bool`): Draw each value from its distribution; otherwise the most probable one is taken.
-            temperature (`float`): Divides the logits before drawing.
+            temperature (`float`): Divides the logits before drawing; more than 0.
             generator (`torch.Generator`, *optional*): On the model's device; what is drawn depends on it alone.
 
         Returns:
             uint8 `[time, 4, 3]`: an expressive score with these notes.
 
         Raises:
-            ValueError: notes of another shape, or values that are no notes.
+            ValueError: notes of another shape, values that are no notes, or a temperature that cannot be.
         """
         notes = torch.as_tensor(notes, dtype=torch.long, device=self.device)
         _check_notes(notes)
+        if do_sample and not 0 < temperature < math.inf:
+            raise ValueError(
+                f"temperature={temperature} must be a positive number; do_sample=False takes the most probable values"
+            )
+        score = np.zeros((len(notes), 4, 3), dtype=np.uint8)
+        if not len(notes):
+            return score
+        score[:, :, 0] = notes.cpu().numpy()
         sounding = notes[:, COLUMN_VOICES[:3]] > 0
-        hidden = self.encode(notes[None])
 
         def choose(logits: torch.Tensor, steps: slice) -> torch.Tensor:
             chosen = []
@@ -305,17 +322,22 @@ class NESPerformanceModel(NESPerformancePreTrainedModel):
                     chosen.append(options.argmax(-1))
             return torch.stack(chosen, -1)
 
-        if self.config.autoregressive:
-            played, state = [notes.new_zeros(1, 6)], None
-            for step in range(len(notes)):
-                here = slice(step, step + 1)
-                logits, state = self.decode(hidden[:, here], played[-1][None], state)
-                played.append(choose(logits, here))
-            expression = torch.cat(played)[1:]
-        else:
-            expression = choose(self.decode(hidden)[0], slice(None))
-        score = np.zeros((len(notes), 4, 3), dtype=np.uint8)
-        score[:, :, 0] = notes.cpu().numpy()
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            hidden = self.encode(notes[None])
+            if self.config.autoregressive:
+                played, state = [notes.new_zeros(1, 6)], None
+                for step in range(len(notes)):
+                    here = slice(step, step + 1)
+                    logits, state = self.decode(hidden[:, here], played[-1][None], state)
+                    played.append(choose(logits, here))
+                expression = torch.cat(played)[1:]
+            else:
+                expression = choose(self.decode(hidden)[0], slice(None))
+        finally:
+            for module in training:
+                module.training = True
         score[:, COLUMN_VOICES, COLUMN_FEATURES] = expression.cpu().numpy()
         return score
 

@@ -1,5 +1,7 @@
 """Configuration of the models that compose NES scores."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -71,6 +73,8 @@ class NESScoreConfig(PreTrainedConfig):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and less than 1")
+        if not 0 < self.initializer_range < math.inf:
+            raise ValueError(f"initializer_range={self.initializer_range} must be a positive number")
         if not len(self.lowest_notes) == len(self.highest_notes) == 4:
             raise ValueError("lowest_notes and highest_notes have one note for each of P1, P2, TR and NO")
         for lowest, highest in zip(self.lowest_notes, self.highest_notes):

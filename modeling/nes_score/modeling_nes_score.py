@@ -10,6 +10,7 @@ where soloists drop from the first all voices but v. A trunk (LSTM or transforme
 how long their notes have lasted; the head of a voice reads its output and, in the same step, the voices before it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +133,8 @@ class NESScorePreTrainedModel(PreTrainedModel):
     def __init__(self, config: NESScoreConfig, *args, **kwargs):
         config.check()
         super().__init__(config, *args, **kwargs)
+        # Only its layers can be recomputed; transformers refuses to enable it for a model that says so.
+        self.supports_gradient_checkpointing = config.architecture == "transformer"
 
 
 class NESScoreModel(NESScorePreTrainedModel):
@@ -173,23 +176,31 @@ class NESScoreModel(NESScorePreTrainedModel):
         Args:
             notes (`torch.LongTensor` or uint8 of shape `[batch, time, 4]`): Notes of P1, P2, TR and NO, 0 for silence.
                 Of `"blended"` `[batch, time, places]`, the notes of P1, P2 and TR in any order.
-            labels (`torch.LongTensor` of the shape of `notes`, *optional*): The notes again; a step whose first label
-                is -100 does not count. Logits and labels of a step stand at the same place: nothing is shifted.
-            before (`torch.LongTensor` of shape `[batch, 1, voice]`, *optional*): Notes of the step before the first
-                one, of a song that is entered in its middle; without it, silence.
+            labels (`torch.LongTensor` or uint8 of the shape of `notes`, *optional*): The notes again; a step whose
+                first label is -100 does not count. Logits and labels of a step stand at the same place: nothing is
+                shifted.
+            before (`torch.LongTensor` or uint8 of shape `[batch, 1, voice]`, *optional*): Notes of the step before
+                the first one, of a song that is entered in its middle; without it, silence.
             past_key_values ([`NESScoreState`], *optional*): What was read before the first step, instead of `before`.
             use_cache (`bool`, *optional*): Whether to return the state behind them.
 
         Raises:
-            ValueError: the shape is another one, or a note is none of its voice.
+            ValueError: a shape is another one, or a note (or a label that counts) is none of its voice.
         """
         self._check_notes(notes)
         notes = notes.long()
+        if labels is not None:
+            labels = labels.long()
+            left_out = labels[..., :1] == -100
+            labels = labels.masked_fill(left_out, 0)
+            self._check_notes(labels, "labels", notes.shape[:2])
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if past_key_values is not None:
             before = past_key_values.last
         elif before is None:
             before = torch.zeros_like(notes[:, :1])
+        else:
+            self._check_notes(before, "before", (len(notes), 1))
         steps = _beside(before, notes)
         age = self._ages(steps, past_key_values)
         hidden, memory = self._read(steps[:, :-1], age[:, :-1], past_key_values, use_cache)
@@ -200,8 +211,8 @@ class NESScoreModel(NESScorePreTrainedModel):
         logits = torch.cat([self._logits(hidden, notes, voice) for voice in range(len(self.heads))], dim=-1)
         loss = None
         if labels is not None:
-            counted = labels[:, :, 0] != -100
-            loss = self.nll(logits, labels.clamp(min=0))[counted].sum() / counted.sum()
+            counted = ~left_out[:, :, 0]
+            loss = self.nll(logits, labels)[counted].sum() / counted.sum()
         return NESScoreOutput(loss=loss, logits=logits, past_key_values=state)
 
     def by_voice(self, logits: Tensor) -> tuple[Tensor, ...]:
@@ -243,6 +254,8 @@ class NESScoreModel(NESScorePreTrainedModel):
     ) -> Tensor:
         """Draws the next steps one after the other; each costs the same, however long the score is.
 
+        There is no dropout, also while the model is in training.
+
         Args:
             steps (`int`): How many to add.
             prefix (`torch.LongTensor`, uint8 or NumPy array of shape `[batch, time, voice]`, *optional*): What to go
@@ -260,27 +273,34 @@ class NESScoreModel(NESScorePreTrainedModel):
         Raises:
             ValueError: a number that cannot be, or a prefix with wrong notes.
         """
-        if steps < 1 or temperature < 0 or (top_k is not None and top_k < 1):
+        if min(steps, batch_size, 1 if top_k is None else top_k) < 1 or not 0 <= temperature < math.inf:
             raise ValueError(
-                f"steps={steps} and top_k={top_k} must be at least 1, temperature={temperature} at least 0"
+                f"steps={steps}, batch_size={batch_size} and top_k={top_k} must be at least 1, "
+                f"temperature={temperature} at least 0 and finite"
             )
         score = []
         if prefix is not None:
             prefix = torch.as_tensor(prefix, device=self.device)
             self._check_shape(prefix)
-        if prefix is not None and prefix.shape[1]:
-            score.append(prefix)
-            state = self(prefix, use_cache=True).past_key_values
-        else:
-            silence = torch.zeros(batch_size, 1, self.voices, dtype=torch.long, device=self.device)
-            state = NESScoreState(silence, self._ages(silence, None), [None] * len(self.trunks), 0)
         draw = Draw(temperature, top_k, generator)
-        for _ in range(steps):
-            hidden, memory = self._read(state.last, state.age, state, use_cache=True)
-            chosen = self._draw(hidden, draw)
-            age = self._ages(_beside(state.last, chosen), state)[:, -1:]
-            state = NESScoreState(chosen, age, memory, state.length + 1)
-            score.append(chosen)
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            if prefix is not None and prefix.shape[1]:
+                score.append(prefix)
+                state = self(prefix, use_cache=True).past_key_values
+            else:
+                silence = torch.zeros(batch_size, 1, self.voices, dtype=torch.long, device=self.device)
+                state = NESScoreState(silence, self._ages(silence, None), [None] * len(self.trunks), 0)
+            for _ in range(steps):
+                hidden, memory = self._read(state.last, state.age, state, use_cache=True)
+                chosen = self._draw(hidden, draw)
+                age = self._ages(_beside(state.last, chosen), state)[:, -1:]
+                state = NESScoreState(chosen, age, memory, state.length + 1)
+                score.append(chosen)
+        finally:
+            for module in training:
+                module.training = True
         return _beside(*score).to(torch.uint8)
 
     def _draw(self, hidden: Sequence[Tensor], draw: "Draw") -> Tensor:
@@ -336,17 +356,20 @@ class NESScoreModel(NESScorePreTrainedModel):
         seen = [self.embed_chosen[other](classes[:, :, other]) for other in range(voice)]
         return self.heads[voice](sum(seen, hidden[voice]))
 
-    def _check_shape(self, notes: Tensor) -> None:
+    def _check_shape(self, notes: Tensor, name: str = "notes") -> None:
         if notes.ndim != 3 or (not self.blended and notes.shape[2] != 4):
             raise ValueError(
-                f"notes have the shape {list(notes.shape)}, but take [batch, time, "
+                f"{name} have the shape {list(notes.shape)}, but take [batch, time, "
                 f"{'places' if self.blended else 'voice (P1, P2, TR, NO)'}]"
             )
 
-    def _check_notes(self, notes: Tensor) -> None:
-        self._check_shape(notes)
+    def _check_notes(self, notes: Tensor, name: str = "notes", steps: Sequence[int] | None = None) -> None:
+        """Refuses what are no notes of these voices and, given `steps`, of another `[batch, time]`."""
+        self._check_shape(notes, name)
+        if steps is not None and notes.shape[:2] != tuple(steps):
+            raise ValueError(f"{name} have the shape {list(notes.shape)}, but take {[*steps, notes.shape[2]]}")
         if not notes.shape[1]:
-            raise ValueError(f"notes have the shape {list(notes.shape)}, but take [batch, time, voice], time >= 1")
+            raise ValueError(f"{name} have the shape {list(notes.shape)}, but take [batch, time, voice], time >= 1")
         if not notes.is_cpu:  # reading values would wait for an accelerator; the embedding notices by itself
             return
         config, count = self.config, notes.shape[2]
@@ -356,7 +379,7 @@ class NESScoreModel(NESScorePreTrainedModel):
         if wrong.any():
             row, step, place = wrong.nonzero()[0].tolist()
             raise ValueError(
-                f"the note {int(notes[row, step, place])} of row {row}, step {step}, place {place} is neither 0 nor "
+                f"{name}: {int(notes[row, step, place])} of row {row}, step {step}, place {place} is neither 0 nor "
                 f"from {int(lowest[place])} to {int(highest[place])}"
             )
 

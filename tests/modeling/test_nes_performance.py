@@ -223,18 +223,92 @@ def test_what_are_no_notes_is_named(notes, message):
         ROWS["regression"].build().perform(notes)
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_no_notes_are_played_as_an_empty_score(name):
+    score = ROWS[name].build().perform(np.zeros((0, 4), dtype=np.uint8), do_sample=True)
+    assert (score.shape, score.dtype) == ((0, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_bytes_are_read_as_integers_are(name):
+    model = ROWS[name].build()
+    inputs = batch(song()) | {"labels": played(song())}
+    inputs["attention_mask"] = torch.ones(1, 60, dtype=torch.long)
+    inputs["attention_mask"][:, 50:] = 0
+    expected = model(**inputs)
+    output = model(**{key: value.to(torch.uint8) for key, value in inputs.items()})
+    assert torch.equal(output.logits, expected.logits)
+    assert torch.equal(output.loss, expected.loss)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
+def test_temperatures_that_draw_nothing_are_refused(temperature):
+    model = ROWS["regression"].build()
+    with pytest.raises(ValueError, match=f"temperature={temperature} must be a positive number"):
+        model.perform(song()[:, :, 0], do_sample=True, temperature=temperature)
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm with its past", "transformer", "transformer with its past"])
+def test_training_plays_without_dropout_and_goes_on_as_it_was(name):
+    model = ROWS[name].build()
+    notes = song()[:, :, 0]
+    expected = model.perform(notes)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.9
+    model.train()
+    model.head.eval()
+    modes = [module.training for module in model.modules()]
+    assert np.array_equal(model.perform(notes), expected)
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_checkpointing_is_supported_where_there_are_layers_to_recompute(name):
+    model = ROWS[name].build()
+    transformer = model.config.architecture == "transformer"
+    assert model.supports_gradient_checkpointing == transformer
+    if transformer:
+        model.gradient_checkpointing_enable()
+        assert model.is_gradient_checkpointing
+    else:
+        with pytest.raises(ValueError, match="NESPerformanceModel does not support"):
+            model.gradient_checkpointing_enable()
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"architecture": "gru"}, "architecture='gru' must be one of regression, lstm, transformer"),
         ({"hidden_size": 36, "num_attention_heads": 8}, "must be a multiple of 2 \\* num_attention_heads = 16"),
         ({"autoregressive": True, "num_causal_layers": 0}, "num_causal_layers=0 must be 1 or more"),
-        ({"attention_window": 0}, "attention_window=0"),
+        *(
+            ({name: value}, f"{name}={value} must be 1 or more")
+            for name in (
+                *("longest_timing", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+                "attention_window",
+            )
+            for value in (0, -1)
+        ),
+        *(
+            ({name: value}, f"{name}={value} must be a positive number")
+            for name in ("rope_theta", "layer_norm_eps", "initializer_range")
+            for value in (0.0, -1.0, float("nan"), float("inf"))
+        ),
+        ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and less than 1"),
+        ({"dropout": float("nan")}, "dropout=nan"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         AutoConfig.for_model("nes_performance", **fields)
+    config = AutoConfig.for_model("nes_performance")
+    for name, value in fields.items():
+        setattr(config, name, value)
+    with pytest.raises(ValueError, match=message):  # what was set later is seen by the model
+        AutoModel.from_config(config)
 
 
 def test_what_lies_in_time_is_learnt_by_those_who_see_it():

@@ -190,6 +190,7 @@ def test_what_is_kept_of_a_song_does_not_grow(architecture):
         ({"hidden_size": 0}, "hidden_size=0 must be at least 1"),
         ({"architecture": "transformer", "hidden_size": 20}, "must be a multiple of 2"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"initializer_range": float("nan")}, "initializer_range=nan must be a positive number"),
         ({"lowest_notes": [33, 33, 21]}, "one note for each"),
         ({"lowest_notes": [33, 33, 21, 17]}, "notes from 17 to 16 are none"),
     ],
@@ -203,13 +204,78 @@ def test_wrong_notes_are_named():
     model = build("quartet")
     notes = random_notes()
     notes[1, 3, 3] = 17
-    with pytest.raises(ValueError, match="the note 17 of row 1, step 3, place 3 is neither 0 nor from 1 to 16"):
+    with pytest.raises(ValueError, match="notes: 17 of row 1, step 3, place 3 is neither 0 nor from 1 to 16"):
         model(notes)
     for wrong in (notes[:, :, :3], notes[:, :0], notes[0]):
         with pytest.raises(ValueError, match=r"but take \[batch, time, voice"):
             model(wrong)
-    with pytest.raises(ValueError, match="the note 20 of row 0"):
+    with pytest.raises(ValueError, match="notes: 20 of row 0"):
         build("blended")(torch.tensor([[[0, 20]]]))
-    for options in ({"steps": 0}, {"steps": 1, "temperature": -1.0}, {"steps": 1, "top_k": 0}):
-        with pytest.raises(ValueError, match="must be at least"):
-            model.compose(**options)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_wrong_labels_and_steps_before_are_named(architecture):
+    model = build(architecture)
+    notes = random_notes(voices=model.voices)
+    for wrong in (-5, 200):
+        labels = notes.clone()
+        labels[1, 3, 1] = wrong
+        with pytest.raises(ValueError, match=f"labels: {wrong} of row 1, step 3, place 1 is neither 0 nor from"):
+            model(notes, labels=labels)
+        with pytest.raises(ValueError, match=f"before: {wrong} of row 1, step 0, place 1"):
+            model(notes, before=labels[:, 3:4])
+    for wrong in (notes[:, :6], notes[:1], notes[0]):
+        with pytest.raises(ValueError, match="labels have the shape"):
+            model(notes, labels=wrong)
+    with pytest.raises(ValueError, match=r"before have the shape \[2, 2, .\], but take \[2, 1, .\]"):
+        model(notes, before=notes[:, :2])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_bytes_are_notes_wherever_notes_go(architecture):
+    model = build(architecture)
+    notes = random_notes(voices=model.voices)
+    small = notes.to(torch.uint8)
+    expected = model(notes[:, 1:], labels=notes[:, 1:], before=notes[:, :1])
+    output = model(small[:, 1:], labels=small[:, 1:], before=small[:, :1])
+    assert torch.equal(output.loss, expected.loss)
+    assert torch.equal(output.logits, expected.logits)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"steps": 0}, {"batch_size": 0}, {"batch_size": -1}, {"top_k": 0}),
+        *({"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": float("inf")}),
+    ],
+)
+def test_numbers_that_compose_nothing_are_refused(architecture, wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name}={wrong[name]}.* at least"):
+        build(architecture).compose(**{"steps": 1} | wrong)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_training_composes_without_dropout_and_goes_on_as_it_was(architecture):
+    model = build(architecture, dropout=0.5)
+    expected = model.compose(20, temperature=0)
+    model.train()
+    model.heads[0].eval()
+    modes = [module.training for module in model.modules()]
+    assert torch.equal(model.compose(20, temperature=0), expected)
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_checkpointing_is_supported_where_there_are_layers_to_recompute(architecture):
+    model = build(architecture)
+    assert model.supports_gradient_checkpointing == (architecture == "transformer")
+    if architecture == "transformer":
+        model.gradient_checkpointing_enable()
+        assert model.is_gradient_checkpointing
+    else:
+        with pytest.raises(ValueError, match="NESScoreModel does not support"):
+            model.gradient_checkpointing_enable()
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
