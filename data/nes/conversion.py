@@ -152,12 +152,11 @@ def convert(
 
 
 def _convert(song: Song, options: Options) -> Song:
-    to = options.to
-    if options.rate is None and to == format_of(song) == "vgm":
+    if options.rate is None and options.to == format_of(song) == "vgm":
         return song.simplified() if options.simplify else song
     if isinstance(song, ExpressiveScore):
         song = _resample(song, options)
-    for stop in [to] if options.rate is None else ["exprsco", to]:
+    for stop in [options.to] if options.rate is None else ["exprsco", options.to]:
         way = _way(format_of(song), stop)
         for step in pairwise(way):
             song = _STEPS[step](song, options)

@@ -267,7 +267,9 @@ def _expressive_runs(raw: RawScore) -> Runs:
 def _check_score(score, shape: tuple[int, ...]) -> None:
     """Type and shape, rate and length; a length that was not given is filled in."""
     if not isinstance(score.score, np.ndarray):
-        raise NESFormatError(f"the score of a {type(score).__name__} is a NumPy array, not a {type(score.score).__name__}")
+        raise NESFormatError(
+            f"the score of a {type(score).__name__} is a NumPy array, not a {type(score.score).__name__}"
+        )
     if score.score.dtype != np.uint8 or score.score.ndim != 1 + len(shape) or score.score.shape[1:] != shape:
         wanted = ", ".join(["step", *map(str, shape)])
         found = f"{score.score.dtype} {score.score.shape}"
