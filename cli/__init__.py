@@ -5,3 +5,11 @@ is heavy inside `run`, because `seqzoo --help` reads every module. Results go to
 Errors that a user can mend are `ValueError` or `OSError`, printed as one line by `seqzoo/__main__.py`. Work itself is
 done in the other rooms.
 """
+
+
+def one_line(message: object) -> str:
+    """A message for the terminal. What does not print, such as a line end or an escape sequence in the name of a file,
+    is written as in a Python string."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(message)
+    )

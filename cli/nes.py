@@ -13,6 +13,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from seqzoo.cli import one_line
+
 
 if TYPE_CHECKING:
     from seqzoo.data.nes.jobs import Job
@@ -98,7 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benchmark.add_argument(
         "source", metavar="SONGS", help="a folder with train, valid and test, a published archive, or a copy of one"
     )
-    benchmark.add_argument("--out", default="runs/nes_benchmark", metavar="DIR", help="results (%(default)s)")
+    benchmark.add_argument(
+        "--out", type=folder, default="runs/nes_benchmark", metavar="DIR", help="results (%(default)s)"
+    )
     benchmark.add_argument("--task", action="append", metavar="TASK", help=f"of {', '.join(TASKS)}; all without")
     benchmark.add_argument("--steps", type=int, help="training steps of every model (default: those of its recipe)")
     benchmark.set_defaults(do=_benchmark)
@@ -106,7 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, rate_help: str) -> None:
     parser.add_argument("inputs", nargs="+", metavar="IN", help="a file, or a folder with all songs in it and below")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where files named as the songs are written")
+    parser.add_argument(
+        "--out", type=folder, required=True, metavar="DIR", help="where files named as the songs are written"
+    )
     parser.add_argument("--rate", type=rate, help=f"{rate_help}; a number, 44100 or `adaptive`")
     parser.add_argument(
         "--clock", type=int, default=1789773, help="of the CPU for which scores are written (%(default)s)"
@@ -126,7 +132,7 @@ def _add_common(parser: argparse.ArgumentParser, rate_help: str) -> None:
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help="a published archive, a folder of songs, or an Arrow copy")
     parser.add_argument("--format", default="exprsco", choices=DATASETS, help="of the songs (%(default)s)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--out", type=folder, required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--rate", type=rate, help="steps a second of scores, as in `seqzoo nes convert`")
     parser.add_argument(
         "--composers", metavar="FILE", help="CSV (name,composers) or JSON: games or songs to their composers"
@@ -221,8 +227,8 @@ def _process(args: argparse.Namespace, job: "Job", done: str) -> int:
         if outcome.error is not None:
             failures.append(outcome)
     for failure in sorted(failures, key=lambda failure: failure.source):
-        print(f"failed: {failure.error}", file=sys.stderr)
-    print(f"{total - len(failures)} of {total} files {done} in {args.out}")
+        print(f"failed: {one_line(failure.error)}", file=sys.stderr)
+    print(f"{total - len(failures)} of {total} files {done} in {one_line(args.out)}")
     return 1 if failures else 0
 
 
@@ -242,7 +248,7 @@ def _dataset(args: argparse.Namespace) -> int:
         rate=args.rate,
         composers=args.composers,
         verify=not args.any_archive,
-        on_bad_file=(lambda reason: print(f"left out: {reason}", file=sys.stderr)) if args.skip_broken else None,
+        on_bad_file=_print_left_out if args.skip_broken else None,
         num_proc=args.jobs or os.cpu_count(),
         cache_dir=args.cache_dir,
     )
@@ -250,10 +256,26 @@ def _dataset(args: argparse.Namespace) -> int:
         songs = composer_disjoint_split(songs, args.split_by_composer, args.seed)
     export_dataset(songs, args.out, args.format, source=args.source)
     counts = ", ".join(f"{len(part)} {split}" for split, part in songs.items())
-    print(f"{counts} songs written to {args.out}")
+    print(f"{counts} songs written to {one_line(args.out)}")
     return 0
+
+
+def _print_left_out(reason: str) -> None:
+    print(f"left out: {one_line(reason)}", file=sys.stderr)
 
 
 def rate(text: str) -> float | str:
     """The value of `--rate`."""
-    return text if text == "adaptive" else float(text)
+    from seqzoo.data.nes.runs import check_rate
+
+    try:
+        return text if text == "adaptive" else check_rate(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a rate nor `adaptive`: {error}") from error
+
+
+def folder(text: str) -> str:
+    """The value of `--out`."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; this folder is `.`")
+    return text

@@ -1,5 +1,6 @@
 """Mono audio into 16-bit files: WAV by the standard library, FLAC by soundfile (`pip install 'seqzoo[flac]'`)."""
 
+import io
 import os
 import wave
 from pathlib import Path
@@ -53,4 +54,6 @@ def _write_flac(path: Path, audio: np.ndarray, sample_rate: int) -> None:
         import soundfile
     except ImportError as error:
         raise ImportError("FLAC needs soundfile: pip install 'seqzoo[flac]', or write .wav") from error
-    soundfile.write(path, audio, sample_rate, format="FLAC", subtype="PCM_16")
+    content = io.BytesIO()  # of a file that cannot be written, the library does not say why
+    soundfile.write(content, audio, sample_rate, format="FLAC", subtype="PCM_16")
+    path.write_bytes(content.getbuffer())

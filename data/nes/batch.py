@@ -53,7 +53,7 @@ def process_files(
     Raises:
         `FileNotFoundError`: an input does not exist.
         `OSError`: nothing can be written to `out`.
-        `ValueError`: a folder has no songs, or two files would become the same one.
+        `ValueError`: a folder has no songs, two files would become the same one, or one would replace an input.
     """
     if processes is not None and processes < 1:
         raise ValueError(f"{processes} processes do nothing; take 1 or more")
@@ -79,6 +79,7 @@ def _tasks(inputs: list[str], out: Path, job: Job) -> list[_Task]:
         else:
             raise FileNotFoundError(f"there is no file or folder {source}")
     tasks = []
+    originals = {_identity(source): source for source, _ in named}
     first: dict[Path, Path] = {}
     for source, path in named:
         stem = path.name[: -len(song_suffix(path) or path.suffix) or None]
@@ -86,8 +87,16 @@ def _tasks(inputs: list[str], out: Path, job: Job) -> list[_Task]:
         for target in targets:
             if first.setdefault(target, source) != source:
                 raise ValueError(f"{first[target]} and {source} would both become {target}; do them apart")
+            if target.exists() and (original := originals.get(_identity(target))):
+                raise ValueError(f"what {source} becomes would replace the input {original}; choose another folder")
         tasks.append(_Task(source, targets))
     return tasks
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Of a file, whatever names and links lead to it."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
 
 
 def _make_folder(out: Path) -> None:
@@ -134,9 +143,6 @@ def _outcomes(tasks: list[_Task], job: Job, limits: Limits, processes: int) -> I
 def _do(task: _Task, job: Job, limits: Limits) -> Outcome:
     source = task.source
     try:
-        for target in task.targets:
-            if target.exists() and target.samefile(source):
-                raise ValueError(f"{source}: the result would replace the file itself; choose another folder")
         song = read_song(source, limits)
         task.targets[0].parent.mkdir(parents=True, exist_ok=True)
         job(song, *task.targets)

@@ -26,7 +26,7 @@ def composer_disjoint_split(
     Raises:
         `ValueError`: the composers of a song are unknown, or there are fewer groups than splits.
     """
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+    if len(fractions) != 3 or not all(0 <= part <= 1 for part in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"the fractions {tuple(fractions)} are not three parts that add up to 1")
     if isinstance(songs, dict):
         songs = concatenate_datasets(list(songs.values()))
@@ -57,7 +57,7 @@ def _groups(songs: Dataset) -> list[list[int]]:
     unknown = [
         name
         for name, composers in zip(facts["name"], facts["composers"])
-        if not composers or "unknown" in map(_same, composers)
+        if not composers or not {"", "unknown"}.isdisjoint(map(_same, composers))
     ]
     if unknown:
         raise ValueError(
@@ -82,5 +82,5 @@ def _groups(songs: Dataset) -> list[list[int]]:
     return sorted(groups.values(), key=lambda rows: min(facts["name"][row] for row in rows))
 
 
-def _same(composer: str) -> str:
-    return " ".join(composer.split()).casefold()
+def _same(composer: str | None) -> str:
+    return " ".join((composer or "").split()).casefold()

@@ -20,8 +20,9 @@ from seqzoo.data.nes.language_log import LanguageLog
 from seqzoo.data.nes.midi import MIDI
 from seqzoo.data.nes.raw_score import RawScore
 from seqzoo.data.nes.register_log import RegisterLog
-from seqzoo.data.nes.runs import SAMPLE_RATE
+from seqzoo.data.nes.runs import SAMPLE_RATE, check_rate
 from seqzoo.data.nes.scores import (
+    ADAPTIVE,
     PUBLISHED_RATE,
     BlendedScore,
     ExpressiveScore,
@@ -34,29 +35,47 @@ from seqzoo.data.nes.vgm import CLOCKS, NTSC_CLOCK, VGM
 
 
 @dataclass(frozen=True)
-class _Options:
-    rate: Rate | None
-    clock: int
-    low_notes: LowNotes
-    simplify: bool
-    as_written: bool
+class Options:
+    """The options of [`convert`], which says what they mean.
+
+    Raises:
+        `ValueError`: one has no such value.
+    """
+
+    to: str
+    rate: Rate | None = None
+    clock: int = NTSC_CLOCK
+    low_notes: LowNotes = "reject"
+    simplify: bool = True
+    as_written: bool = False
+    keep_tags: bool = False
+
+    def __post_init__(self):
+        if self.to not in FORMATS:
+            raise ValueError(f"there is no format {self.to!r}; choose from {', '.join(FORMATS)}")
+        if self.rate is not None and self.rate != ADAPTIVE:
+            check_rate(self.rate)
+        if self.clock not in CLOCKS:
+            raise ValueError(f"there is no NES clock of {self.clock} Hz; choose from {', '.join(map(str, CLOCKS))}")
+        if self.low_notes not in ("reject", "clip", "wrap"):
+            raise ValueError(f"low_notes is {self.low_notes!r}; choose from reject, clip, wrap")
 
 
-def _read_vgm(vgm: VGM, options: _Options) -> RegisterLog:
+def _read_vgm(vgm: VGM, options: Options) -> RegisterLog:
     return RegisterLog.from_vgm(vgm.simplified() if options.simplify else vgm)
 
 
-def _sample(raw: RawScore, options: _Options) -> ExpressiveScore:
+def _sample(raw: RawScore, options: Options) -> ExpressiveScore:
     default = PUBLISHED_RATE if raw.rate == SAMPLE_RATE else None
     rate = default if options.rate is None else options.rate
     return ExpressiveScore.from_raw_score(raw, rate, as_written=options.as_written)
 
 
-def _sample_midi(midi: MIDI, options: _Options) -> ExpressiveScore:
+def _sample_midi(midi: MIDI, options: Options) -> ExpressiveScore:
     return ExpressiveScore.from_midi(midi, PUBLISHED_RATE if options.rate is None else options.rate)
 
 
-def _resample(score: ExpressiveScore, options: _Options) -> ExpressiveScore:
+def _resample(score: ExpressiveScore, options: Options) -> ExpressiveScore:
     return score if options.rate is None else score.resampled(options.rate)
 
 
@@ -66,7 +85,7 @@ def _whole_registers(log: FunctionLog) -> FunctionLog:
     return FunctionLog.from_register_log(log.to_register_log())
 
 
-_STEPS: dict[tuple[str, str], Callable[[Any, _Options], Song]] = {
+_STEPS: dict[tuple[str, str], Callable[[Any, Options], Song]] = {
     ("vgm", "ndr"): _read_vgm,
     ("ndr", "vgm"): lambda log, options: log.to_vgm(),
     ("ndr", "ndf"): lambda log, options: FunctionLog.from_register_log(log),
@@ -123,26 +142,21 @@ def convert(
 
     Raises:
         `NESFormatError`: the song, or the tag that is to be kept, is broken or does not fit into the format.
+        `ValueError`: an option has no such value.
     """
-    if to not in FORMATS:
-        raise ValueError(f"there is no format {to!r}; choose from {', '.join(FORMATS)}")
-    if clock not in CLOCKS:
-        raise ValueError(f"there is no NES clock of {clock} Hz; choose from {', '.join(map(str, CLOCKS))}")
-    if low_notes not in ("reject", "clip", "wrap"):
-        raise ValueError(f"low_notes is {low_notes!r}; choose from reject, clip, wrap")
-    options = _Options(rate, clock, low_notes, simplify, as_written)
-    converted = _convert(song, to, options)
+    options = Options(to, rate, clock, low_notes, simplify, as_written, keep_tags)
+    converted = _convert(song, options)
     if keep_tags and to == "vgm" and isinstance(song, VGM | RegisterLog):
         return converted.with_tags(song.tags)
     return converted
 
 
-def _convert(song: Song, to: str, options: _Options) -> Song:
-    if options.rate is None and to == format_of(song) == "vgm":
+def _convert(song: Song, options: Options) -> Song:
+    if options.rate is None and options.to == format_of(song) == "vgm":
         return song.simplified() if options.simplify else song
     if isinstance(song, ExpressiveScore):
         song = _resample(song, options)
-    for stop in [to] if options.rate is None else ["exprsco", to]:
+    for stop in [options.to] if options.rate is None else ["exprsco", options.to]:
         way = _way(format_of(song), stop)
         for step in pairwise(way):
             song = _STEPS[step](song, options)

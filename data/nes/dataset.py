@@ -29,11 +29,11 @@ from datasets import (
 from datasets.table import InMemoryTable
 
 from seqzoo.data.nes import archive
-from seqzoo.data.nes.conversion import convert
+from seqzoo.data.nes.conversion import Options, convert
 from seqzoo.data.nes.errors import DEFAULT_LIMITS, Limits, NESFormatError
 from seqzoo.data.nes.files import Song, format_of, song_to_bytes
 from seqzoo.data.nes.runs import SAMPLE_RATE
-from seqzoo.data.nes.scores import ADAPTIVE, ExpressiveScore, Rate
+from seqzoo.data.nes.scores import Rate
 from seqzoo.data.nes.song_facts import composers_of, facts_of_name, facts_of_tag, read_composers
 from seqzoo.data.nes.song_sources import SPLITS, Part, songs_of_archive, songs_of_folder
 from seqzoo.data.nes.vgm import VGM
@@ -46,7 +46,6 @@ SCORES = {
 }
 BYTES = ("midi", "vgm")
 TEXTS = ("nlm", "ndr", "ndf")
-_SILENCE = ExpressiveScore(np.zeros((1, 4, 3), dtype=np.uint8))
 _LAYOUT = 1  # of the rows: part of what names a cached copy, so that another layout is another copy
 
 
@@ -93,7 +92,8 @@ def load_nesmdb(
     Args:
         source (`str` or `Path`):
             A published archive (`nesmdb24_exprsco.tar.gz`); a folder of songs in any format that is read, in which
-            folders `train`, `valid` (or `validation`) and `test` make splits, or everything is `train`; an Arrow copy,
+            folders `train`, `valid` (or `validation`) and `test`, in capitals or not, make splits, or everything is
+            `train`; an Arrow copy,
             which is a folder that `save_to_disk` or `seqzoo nes dataset` wrote; or the id of one on the Hub.
         format (`str`):
             `exprsco`, `seprsco`, `blndsco`, `midi`, `vgm`, `nlm`, `ndr` or `ndf`: songs in other formats are
@@ -133,8 +133,7 @@ def load_nesmdb(
             song, or a composer file says nothing about these songs.
     """
     wanted = features(format)
-    # Options that mean nothing are refused before a song is read.
-    convert(_SILENCE, format, rate=None if rate == ADAPTIVE else rate, **conversion)
+    Options(format, rate, **conversion)  # refused, if they mean nothing, before a song is read
     path = Path(source)
     if not path.is_file() and not _is_folder_of_songs(path):
         if composers is not None or conversion:
@@ -196,6 +195,8 @@ def _rows(parts: list[Part], plan: _Plan) -> Iterator[dict[str, Any]]:
 
 def _row(name: str, label: str, song: Song, plan: _Plan) -> dict[str, Any]:
     """Raises a `NESFormatError` that names the file."""
+    if name.encode(errors="replace").decode() != name:
+        raise NESFormatError("the name is not in UTF-8: rename the file", label)
     facts = _facts(name, song, plan)
     try:
         if plan.rate is not None or plan.conversion or format_of(song) != plan.format:

@@ -36,10 +36,18 @@ class Limits:
             Of a file, compressed and decompressed. Arrays in .npz files are held to `max_seconds` instead.
         max_seconds (`float`):
             Of a song.
+
+    Raises:
+        `ValueError`: a limit is no limit.
     """
 
     max_bytes: int = 8 * 2**20
     max_seconds: float = 1200.0
+
+    def __post_init__(self):
+        for name, value, most in (("max_bytes", self.max_bytes, 2**40), ("max_seconds", self.max_seconds, 10**5)):
+            if not 0 < value <= most:
+                raise ValueError(f"{name} is {value}, but takes a number above 0, {most} at most")
 
     def check_samples(self, num_samples: int, file: str | None = None, offset: int | None = None) -> None:
         if num_samples > self.max_seconds * 44100:

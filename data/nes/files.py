@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -35,6 +36,12 @@ Song = VGM | Log | RawScore | ExpressiveScore | SeparatedScore | BlendedScore | 
 _BYTES_OF_STEP = 16  # of a raw score, the largest
 _MOST_NOTES_AT_ONCE = 16
 _PART = 100_000  # steps that become text at a time
+# As NumPy writes it for numbers. Its reader runs a parser for Python over the header, which a broken one can upset in
+# many ways, and makes room for whatever shape is claimed.
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(?s:(?P<length>..))\{'descr': '(?P<dtype>[<>|](?:[ui][1248]|f[248]))', "
+    rb"'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>(?:\d{1,10}, ){0,3}(?:\d{1,10},?)?)\), \} *\n"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ def read_song(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Song:
     suffix = song_suffix(path)
     if suffix is None:
         raise NESFormatError(f"the name does not end in one of {', '.join(_READERS)}", str(path))
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for somebody to write
+        raise NESFormatError("this is no plain file", str(path))
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limits.max_bytes:
@@ -187,14 +196,16 @@ def _read_arrays(data: bytes, file: str | None, limits: Limits) -> dict[str, np.
 
 
 def _array(data: bytes) -> np.ndarray:
-    """From the content of an .npy file. NumPy's own reader makes room for whatever shape is claimed."""
-    stream = io.BytesIO(data)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise NESFormatError("an array is not in version 1.0 of the .npy format")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.hasobject or dtype.kind not in "uif" or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise NESFormatError(f"an array of {dtype} and shape {shape} does not fit to its bytes, or is not of numbers")
-    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape, order="F" if is_fortran else "C")
+    """From the content of an .npy file."""
+    header = _NPY_HEADER.match(data)
+    if not header or header.end() != 10 + int.from_bytes(header["length"], "little"):
+        raise NESFormatError("an array is not of numbers, or its header is not as NumPy writes it")
+    dtype = np.dtype(header["dtype"].decode())
+    shape = tuple(int(size) for size in header["shape"].replace(b" ", b"").split(b",") if size)
+    if math.prod(shape) * dtype.itemsize != len(data) - header.end():
+        raise NESFormatError(f"an array of {dtype} and shape {shape} does not fit to its bytes")
+    order = "F" if header["fortran"] == b"True" else "C"
+    return np.frombuffer(data, dtype, offset=header.end()).reshape(shape, order=order)
 
 
 def _npz_reader(cls: type) -> Callable[[bytes, str | None, Limits], Song]:
@@ -216,8 +227,8 @@ def _npz_reader(cls: type) -> Callable[[bytes, str | None, Limits], Song]:
 def _score(cls: type, score: Any, rate: Any, num_samples: Any, clock: Any, file: str | None, limits: Limits) -> Song:
     """A score from parts that came from outside."""
     for name, value, kinds in (("rate", rate, (int, float)), ("num_samples", num_samples, (int,))):
-        if type(value) not in kinds or not math.isfinite(value):
-            raise NESFormatError(f"{name} is no number", file)
+        if type(value) not in kinds or not -(2**63) <= value < 2**63:
+            raise NESFormatError(f"{name} is no number of 64 bits", file)
     limits.check_samples(num_samples, file)
     if cls is BlendedScore:
         return BlendedScore.from_chords(_checked_chords(score, limits, file), float(rate), num_samples)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from seqzoo.data.nes.audio_file import write_audio
-from seqzoo.data.nes.conversion import convert
+from seqzoo.data.nes.conversion import Options, convert
 from seqzoo.data.nes.drawing import draw_piano_roll, write_page
 from seqzoo.data.nes.errors import NESFormatError
 from seqzoo.data.nes.files import FORMATS, Song, write_song
@@ -39,10 +39,16 @@ class Convert:
             The format.
         options (`dict[str, Any]`):
             Of [`seqzoo.data.nes.conversion.convert`].
+
+    Raises:
+        `ValueError`: an option has no such value.
     """
 
     to: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        Options(self.to, **self.options)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -90,11 +96,17 @@ class Plot:
             Also write an HTML page that plays the song like this.
         options (`dict[str, Any]`):
             Of [`seqzoo.data.nes.conversion.convert`], for the score that is drawn.
+
+    Raises:
+        `ValueError`: an option has no such value.
     """
 
     kind: Literal["png", "svg"] = "png"
     page: Rendering | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        Options("exprsco", **self.options)
 
     @property
     def suffixes(self) -> tuple[str, ...]:

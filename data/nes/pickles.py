@@ -63,7 +63,7 @@ def read_pickle(data: bytes, file: str | None = None) -> Any:
     except NESFormatError:
         raise
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error, RecursionError) as error:
-        raise NESFormatError(f"the pickle is broken ({error})", file, machine.opcode) from error
+        raise NESFormatError(f"the pickle is broken ({error!s:.100})", file, machine.opcode) from error
 
 
 def _finished(value: Any) -> Any:

@@ -9,7 +9,7 @@ from seqzoo.data.nes.function_log import FUNCTION, FunctionLog
 from seqzoo.data.nes.pitch import SWEEP_SHIFT
 from seqzoo.data.nes.register_log import WAITING, RegisterLog
 from seqzoo.data.nes.register_machine import run_machine
-from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, written_bounds
+from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, check_rate, written_bounds
 from seqzoo.data.nes.vgm import CLOCKS
 
 
@@ -115,8 +115,7 @@ class RawScore:
 
 def check_time(steps: int, rate: float, num_samples: int) -> None:
     """Steps, rate and length of a score fit together."""
-    if not 0 < rate <= SAMPLE_RATE:
-        raise NESFormatError(f"the rate is {rate} Hz, but takes a number above 0, {SAMPLE_RATE} at most")
+    check_rate(rate)
     if not 0 <= num_samples < 2**32:
         raise NESFormatError(f"num_samples is {num_samples}, but takes a number from 0 to {2**32 - 1}")
     if abs(num_samples / SAMPLE_RATE * rate - steps) >= 2:

@@ -5,13 +5,13 @@ from typing import Literal
 
 import numpy as np
 
-from seqzoo.data.nes.conversion import convert
+from seqzoo.data.nes.conversion import Options, convert
 from seqzoo.data.nes.errors import DEFAULT_LIMITS, Limits
 from seqzoo.data.nes.files import Song
 from seqzoo.data.nes.midi import MIDI
 from seqzoo.data.nes.scores import LowNotes, Rate
 from seqzoo.data.nes.synthesizer import FILTERS, MODES, VGM_RATE, fade_out, render, render_stems, repeat_loop
-from seqzoo.data.nes.vgm import CLOCKS, NTSC_CLOCK, VGM
+from seqzoo.data.nes.vgm import NTSC_CLOCK, VGM
 
 
 # A MIDI file is played in steps as long as those of the chip's frame counter: no driver's changes are closer.
@@ -68,7 +68,8 @@ class Rendering:
             raise ValueError(f"loops is {self.loops}, but a song plays once (1) at least")
         if not 0 <= self.fade <= self.limits.max_seconds:
             raise ValueError(f"fade is {self.fade} seconds, but takes 0 to {self.limits.max_seconds} (max_seconds)")
-        for name, choices in (("mode", MODES), ("filters", (None, *FILTERS)), ("clock", CLOCKS)):
+        Options("ndr", self.rate, self.clock, self.low_notes)
+        for name, choices in (("mode", MODES), ("filters", (None, *FILTERS))):
             if getattr(self, name) not in choices:
                 choose = ", ".join(map(str, choices))
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but takes one of {choose}")

@@ -4,11 +4,15 @@ A song of a minute has 2.6 million rows at 44.1 kHz, but only some thousand diff
 """
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
+from seqzoo.data.nes.errors import NESFormatError
+
 
 SAMPLE_RATE = 44100
+LOWEST_RATE = 0.001
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,17 @@ class Runs:
             np.searchsorted(self.start, piece, side="right") - 1,
             np.diff(edges),
         )
+
+
+def check_rate(rate: Real) -> float:
+    """A rate of steps, if it is one.
+
+    Raises:
+        `NESFormatError`: it is not.
+    """
+    if not isinstance(rate, Real) or not LOWEST_RATE <= rate <= SAMPLE_RATE:
+        raise NESFormatError(f"the rate is {rate} Hz, but takes a number from {LOWEST_RATE} to {SAMPLE_RATE}")
+    return float(rate)
 
 
 def num_frames(num_samples: int, rate: float) -> int:

@@ -17,7 +17,15 @@ from seqzoo.data.nes.pitch import (
 )
 from seqzoo.data.nes.raw_score import RawScore, check_most, check_time
 from seqzoo.data.nes.resampling import adaptive_rate, sample_runs
-from seqzoo.data.nes.runs import SAMPLE_RATE, Runs, frame_bounds, num_frames, samples_of_frames, written_bounds
+from seqzoo.data.nes.runs import (
+    SAMPLE_RATE,
+    Runs,
+    check_rate,
+    frame_bounds,
+    num_frames,
+    samples_of_frames,
+    written_bounds,
+)
 from seqzoo.data.nes.vgm import NTSC_CLOCK
 
 
@@ -145,7 +153,7 @@ class ExpressiveScore:
 
     @classmethod
     def _from_runs(cls, runs: Runs, rate: Rate, as_written: bool = False) -> "ExpressiveScore":
-        rate = adaptive_rate(runs) if rate == ADAPTIVE else float(rate)
+        rate = adaptive_rate(runs) if rate == ADAPTIVE else check_rate(rate)
         check_time(int(runs.length / SAMPLE_RATE * rate), rate, runs.length)
         if rate == SAMPLE_RATE:
             return cls(runs.rows(), rate, runs.length)
@@ -208,7 +216,7 @@ class BlendedScore:
     num_samples: int = None
 
     def __post_init__(self):
-        _check_score(self, self.score.shape[1:2])
+        _check_score(self, getattr(self.score, "shape", ())[1:2])
         _check_lowest(self.score)
         if (np.where(self.score == 0, 255, self.score) != _ascending(self.score)).any():
             raise NESFormatError("a step of a blended score is not in ascending order")
@@ -263,13 +271,16 @@ def _expressive_runs(raw: RawScore) -> Runs:
 
 def _check_score(score, shape: tuple[int, ...]) -> None:
     """Type and shape, rate and length; a length that was not given is filled in."""
+    if not isinstance(score.score, np.ndarray):
+        raise NESFormatError(
+            f"the score of a {type(score).__name__} is a NumPy array, not a {type(score.score).__name__}"
+        )
     if score.score.dtype != np.uint8 or score.score.ndim != 1 + len(shape) or score.score.shape[1:] != shape:
         wanted = ", ".join(["step", *map(str, shape)])
         found = f"{score.score.dtype} {score.score.shape}"
         raise NESFormatError(f"the score of a {type(score).__name__} is uint8 [{wanted}], not {found}")
-    object.__setattr__(score, "rate", float(score.rate))
+    object.__setattr__(score, "rate", check_rate(score.rate))
     if score.num_samples is None:
-        check_time(0, score.rate, 0)
         object.__setattr__(score, "num_samples", samples_of_frames(len(score.score), score.rate))
     check_time(len(score.score), score.rate, score.num_samples)
 

@@ -1,6 +1,7 @@
 """What is known of a song beside its notes: by its name, from its tag, and from a file about composers."""
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,18 +74,39 @@ def read_composers(source: str | Path | Mapping[str, Sequence[str]], songs: Iter
 
 
 def _read_file(path: Path) -> Mapping[str, list[str]]:
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # Excel puts a mark before UTF-8
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}): save it as UTF-8") from error
     if path.suffix == ".json":
         try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON ({error})") from error
+            content = json.loads(text, object_pairs_hook=_without_repetition)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no JSON of composers ({error})") from error
         if not isinstance(content, dict) or not all(isinstance(names, list) for names in content.values()):
             raise ValueError(f"{path} is no JSON object of games or songs to lists of composers")
         return content
-    rows = list(csv.DictReader(text.splitlines()))
-    if not rows or not {"name", "composers"} <= rows[0].keys():
-        raise ValueError(f"{path} is no CSV file with the columns name and composers (separated by ;)")
-    return {
-        row["name"]: [name.strip() for name in (row["composers"] or "").split(";") if name.strip()] for row in rows
-    }
+    rows = csv.DictReader(io.StringIO(text, newline=""), restval="")
+    try:
+        if not {"name", "composers"} <= set(rows.fieldnames or ()):
+            raise ValueError("its first line has other names")
+        composers = []
+        for row in rows:
+            if None in row:
+                raise ValueError(f"line {rows.line_num} has more columns than the first")
+            names = (name.strip() for name in row["composers"].split(";"))
+            composers.append((row["name"], [name for name in names if name]))
+        return _without_repetition(composers)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is no CSV file with the columns name and composers (separated by ;): {error}"
+        ) from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} is there twice")
+        found[key] = value
+    return found

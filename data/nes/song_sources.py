@@ -11,7 +11,7 @@ from seqzoo.data.nes.errors import Limits
 from seqzoo.data.nes.files import Song, read_song, song_from_bytes, song_suffix
 
 
-# The folder of a split -> the name that `datasets` has for it.
+# The folder of a split, in small letters -> the name that `datasets` has for it.
 SPLITS = {"train": "train", "valid": "validation", "validation": "validation", "test": "test"}
 
 
@@ -111,8 +111,8 @@ def _by_split(places: Iterable[tuple[PurePosixPath, str | Path]], source: Path) 
     for path, where in places:
         if any(part.startswith(".") for part in path.parts):
             continue
-        depth = next((depth for depth, part in enumerate(path.parts[:-1], 1) if part in SPLITS), 0)
-        split = SPLITS[path.parts[depth - 1]] if depth else "train"
+        depth = next((depth for depth, part in enumerate(path.parts[:-1], 1) if part.lower() in SPLITS), 0)
+        split = SPLITS[path.parts[depth - 1].lower()] if depth else "train"
         name = "/".join(path.parts[depth:])
         name = name[: -len(song_suffix(name))]
         if name in splits[split]:

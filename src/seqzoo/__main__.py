@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 
 from seqzoo import __version__
+from seqzoo.cli import one_line
 
 
 GROUPS = ("demo", "models", "train", "convert", "export", "push", "nes", "rezero", "bench")
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
-        print(f"seqzoo {args.group}: error: {error}", file=sys.stderr)
+        print(f"seqzoo {args.group}: error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"seqzoo {args.group}: stopped", file=sys.stderr)

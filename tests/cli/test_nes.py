@@ -1,7 +1,9 @@
 """`seqzoo nes convert`: many files, some of them broken."""
 
+import contextlib
 import gzip
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +91,63 @@ def test_a_file_is_never_replaced_by_its_own_conversion(songs, capsys):
     before = (songs / "song0.exprsco.npz").read_bytes()
     path = str(songs / "song0.exprsco.npz")
     assert main(["nes", "convert", path, "--to", "exprsco", "--rate", "12", "--out", str(songs)]) == 1
-    assert "would replace the file itself" in capsys.readouterr().err
+    assert "would replace the input" in capsys.readouterr().err
     assert (songs / "song0.exprsco.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to], ids=["itself", "symlink", "hard link"])
+def test_a_file_that_is_still_to_be_read_is_never_replaced(link, songs, tmp_path, capsys):
+    """`song0` would become `more/song0`, which is another song."""
+    out = songs / "more"
+    later = out / "song0.exprsco.npz"
+    if link:
+        out = tmp_path / "out"
+        out.mkdir()
+        link(out / "song0.exprsco.npz", songs / "song1.exprsco.npz")
+        later = songs / "song1.exprsco.npz"
+    else:
+        later.write_bytes((songs / "song1.exprsco.npz").read_bytes())
+    before = later.read_bytes()
+    command = ["nes", "convert", str(songs), "--to", "exprsco", "--rate", "12", "--out", str(out), "--jobs", "1"]
+    assert main(command) == 1
+    assert f"would replace the input {later}" in capsys.readouterr().err
+    assert later.read_bytes() == before
+
+
+def test_messages_are_one_line_each_and_print_nothing_that_moves_the_cursor(songs, tmp_path, capsys):
+    (songs / "a\n\x1b[2J.mid").write_bytes(b"MThd")
+    (songs / "b.exprsco.pkl").write_bytes(b"cos\n\x1b[31msystem\n(tR.")
+    (songs / "c\udcff.mid").write_bytes(b"MThd")
+    assert main(["nes", "convert", str(songs), "--to", "vgm", "--out", str(tmp_path / "out"), "--jobs", "1"]) == 1
+    lines = [line for line in capsys.readouterr().err.split("\n") if line.startswith("failed: ")]
+    for line, escaped in zip(lines, ("a\\n\\x1b[2J.mid at 4", "os.\\x1b[31msystem", "c\\udcff.mid at 4"), strict=True):
+        assert escaped in line
+        assert line.isprintable()
+    assert main(["nes", "convert", "no\nfile", "--to", "vgm", "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "seqzoo nes: error: there is no file or folder no\\nfile\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rate", "nan"], "argument --rate: 'nan' is neither a rate nor `adaptive`: the rate is nan Hz"),
+        (["--rate", "inf"], "argument --rate: .*the rate is inf Hz"),
+        (["--rate", "1e-320"], "argument --rate: .*takes a number from 0.001 to 44100"),
+        (["--rate", "fast"], "argument --rate: 'fast' is neither a rate nor `adaptive`"),
+        (["--max-seconds", "nan"], "error: max_seconds is nan"),
+        (["--clock", "5"], "error: there is no NES clock of 5 Hz"),
+        (["--out", ""], "argument --out: the name is empty"),
+    ],
+)
+def test_options_are_checked_once_before_a_file_is_read(options, message, songs, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["nes", "convert", str(songs), "--to", "vgm", "--out", str(out), *options]
+    with contextlib.suppress(SystemExit):  # as argparse leaves
+        assert main(command) == 1
+    printed = capsys.readouterr().err
+    assert re.search(message, printed)
+    assert "failed: " not in printed
+    assert not out.exists()
 
 
 def _die_of_song2(task, job, limits):

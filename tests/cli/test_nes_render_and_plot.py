@@ -139,7 +139,7 @@ def test_keep_tags(songs, tmp_path):
         (["SONGS", "--fade", "-1"], "fade is -1.0"),
         (["SONGS", "--fade", "nan"], "fade is nan"),
         (["SONGS", "--sample-rate", "7"], "the sample rate is 7, but takes 8000 to 192000"),
-        (["SONGS", "--clock", "5"], "clock is 5"),
+        (["SONGS", "--clock", "5"], "no NES clock of 5 Hz"),
         (["SONGS", "--jobs", "0"], "0 processes do nothing"),
         (["STEM", "--stems"], "would both become"),
     ],

@@ -1,5 +1,6 @@
 """16-bit files: what was written is what others read."""
 
+import resource
 import sys
 import wave
 
@@ -31,6 +32,20 @@ def test_flac(tmp_path):
     assert rate == 44_100
     np.testing.assert_array_equal(read, samples)
     assert soundfile.info(tmp_path / "tone.flac").subtype == "PCM_16"
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_a_file_that_cannot_be_written_is_an_error_that_says_why(kind, tmp_path):
+    if kind == "flac":
+        pytest.importorskip("soundfile")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_audio(tmp_path / f"tone.{kind}", AUDIO, 44_100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_refused_leaves_no_file(tmp_path, monkeypatch):

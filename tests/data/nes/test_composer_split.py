@@ -107,6 +107,9 @@ def test_the_splits_of_a_dictionary_are_put_together():
         ([(["A"], "x"), (["B"], "x"), (["C"], "y")], (0.8, 0.1, 0.1), "make 2 group.*too few for 3 splits"),
         ([(["A"], None), (["a "], None)], (0.5, 0.5, 0), "make 1 group"),
         ([(["A"], None)] * 3, (0.8, 0.1), "are not three parts that add up to 1"),
+        ([(["A"], None), ([""], None), ([None], None)], (0.8, 0.1, 0.1), "of 2 of 3 songs .* as song0001"),
+        ([(["A"], None)] * 3, (float("nan"), 0, 1), "are not three parts that add up to 1"),
+        ([(["A"], None)] * 3, (float("nan"),) * 3, "are not three parts that add up to 1"),
         ([(["A"], None)] * 3, (0.8, 0.1, 0.2), "are not three parts that add up to 1"),
     ],
 )  # fmt: skip

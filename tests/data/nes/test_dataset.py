@@ -297,6 +297,39 @@ def test_broken_files_can_be_left_out_and_are_listed_every_time(num_proc, folder
     assert streamed == reasons
 
 
+def test_what_a_pickle_or_an_array_hides_and_names_that_are_no_text_are_left_out_too(tmp_path, load):
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    write_song(score(1), folder / "good.exprsco.npz")
+    (folder / "huge.exprsco.pkl").write_bytes(pickle.dumps((10**400, 1838, score(1).score), 2))
+    Path(str(folder) + "/a\udcff.mid").write_bytes(convert(score(1), "midi").to_bytes())
+    reasons = []
+    assert load(folder, on_bad_file=reasons.append)["train"]["name"][:] == ["good"]
+    assert len(reasons) == 2
+    assert "a\udcff.mid: the name is not in UTF-8" in reasons[0]
+    assert "rate is no number" in reasons[1]
+    with pytest.raises(NESFormatError, match="the name is not in UTF-8"):
+        load(folder)
+    path = as_published(
+        tmp_path / "a.tar", {"train/b\udcff.mid": b"MThd", "train/c.mid": convert(score(1), "midi").to_bytes()}
+    )
+    streamed = load(path, "midi", verify=False, streaming=True, on_bad_file=reasons.append)
+    assert [row["name"] for row in streamed["train"]] == ["c"]
+
+
+def test_folders_of_splits_are_known_in_capitals_too(folder, load):
+    for split in SONGS:
+        (folder / split).rename(folder / split.upper())
+    songs = load_nesmdb(folder, streaming=True)
+    assert {split: len(list(part)) for split, part in songs.items()} == {"train": 3, "validation": 2, "test": 1}
+
+
+def test_options_that_mean_nothing_are_refused_before_a_song_is_read(tmp_path):
+    for options, message in (({"rate": float("nan")}, "the rate is nan"), ({"low_notes": "drop"}, "low_notes is")):
+        with pytest.raises(ValueError, match=message):
+            load_nesmdb(tmp_path / "nothing", **options)
+
+
 def test_a_folder_in_which_all_songs_are_broken(tmp_path, load):
     (tmp_path / "a.mid").write_bytes(b"")
     with pytest.raises(NESFormatError, match=r"a.mid at 0"):
@@ -445,13 +478,25 @@ def test_composers_of_games_and_songs(form, folder, tmp_path, load):
         ("c.json", "{", "is no JSON"),
         ("c.json", "[1]", "no JSON object"),
         ("c.json", '{"1942": [1]}', "the composers of 1942 are"),
+        ("c.json", '{"1942": ["A"], "1942": ["B"]}', "c.json .*'1942' is there twice"),
+        ("c.json", "[" * 100_000, "c.json is no JSON"),
+        ("c.csv", "name,composers\n720_,A\n720_,B", "c.csv .*'720_' is there twice"),
+        ("c.csv", "name,composers\n720_,A,B", "c.csv .*line 2 has more columns than the first"),
+        ("c.csv", "name,composers\n720_," + "A" * 200_000, "c.csv .*field larger than field limit"),
+        ("c.csv", b"name,composers\n720_,\xe9", "c.csv is not in UTF-8 .*save it as UTF-8"),
         ("c.json", '{"Elsewhere": ["A"]}', "a composer of none of these songs; the first is 000_10_YardFight"),
     ],
 )
 def test_composer_files_that_say_nothing_are_refused(name, content, message, folder, tmp_path, load):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ValueError, match=message):
         load(folder, composers=tmp_path / name)
+
+
+def test_composer_files_of_spreadsheets_begin_with_a_mark(folder, tmp_path, load):
+    (tmp_path / "c.csv").write_bytes("name,composers\r\n720_,É;B\r\n".encode("utf-8-sig"))
+    songs = load_nesmdb(folder, composers=tmp_path / "c.csv", streaming=True)
+    assert [row["composers"] for row in songs["train"]] == [[], [], ["É", "B"]]
 
 
 # Arrow copies

@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 import tracemalloc
+import zipfile
 from contextlib import suppress
 
 import numpy as np
@@ -35,9 +36,12 @@ from seqzoo.data.nes.register_log import RAMBlock
 EXAMPLES = int(os.environ.get("NES_FUZZ_EXAMPLES", "1100"))
 LIMITS = Limits(max_bytes=2**20, max_seconds=20)
 SLOWEST = 5.0
+LONGEST_MESSAGE = 400
 MOST_MEMORY = 64 * 2**20
 # Numbers that sizes and offsets are most easily broken by.
 EDGES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
+# What parsers of text, and of numbers without end, are most easily broken by.
+SNIPPETS = [b"0" * 400, b"(" * 5000, b"-" * 9000, b"\n\t\t", b"'''", b"L", b"\x8a\xa6" + b"\x7f" * 166]
 
 
 def seeds() -> list[tuple[str, bytes]]:
@@ -78,13 +82,37 @@ SEEDS = seeds()
 WITH_MEMORY = next(data for suffix, data in SEEDS if suffix == ".vgm" and b"\x67\x66\xc2" in data)
 
 
+def members(npz: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(npz)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(content: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
 @st.composite
 def damaged_files(draw):
+    """Of an .npz file the zip, whose checksum finds the damage, or the header of an array inside it."""
     suffix, content = draw(st.sampled_from(SEEDS))
+    if suffix.endswith(".npz") and draw(st.booleans()):
+        arrays = members(content)
+        name = draw(st.sampled_from(sorted(arrays)))
+        return suffix, zipped({**arrays, name: draw(damaged(arrays[name], most=128))})
+    return suffix, draw(damaged(content, most=len(content)))
+
+
+@st.composite
+def damaged(draw, content, most):
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, len(data)))
-        kind = draw(st.sampled_from(["set", "set", "flip", "edge", "insert", "delete", "repeat", "cut"]))
+        place = draw(st.integers(0, min(most, len(data))))
+        kinds = ["set", "set", "flip", "edge", "insert", "snippet", "delete", "repeat", "cut"]
+        kind = draw(st.sampled_from(kinds))
         if kind == "set":
             data[place : place + 1] = draw(st.binary(min_size=1, max_size=1))
         elif kind == "flip" and place < len(data):
@@ -94,13 +122,15 @@ def damaged_files(draw):
             data[place : place + 4] = number.to_bytes(4, draw(st.sampled_from(["little", "big"])))
         elif kind == "insert":
             data[place:place] = draw(st.binary(min_size=1, max_size=8))
+        elif kind == "snippet":
+            data[place:place] = draw(st.sampled_from(SNIPPETS))
         elif kind == "delete":
             del data[place : place + draw(st.integers(1, 16))]
         elif kind == "repeat":
             data[place:place] = data[place : place + draw(st.integers(1, 64))] * draw(st.integers(1, 20))
         elif kind == "cut":
             del data[place:]
-    return suffix, bytes(data)
+    return bytes(data)
 
 
 @settings(
@@ -114,13 +144,15 @@ def damaged_files(draw):
 def test_damaged_files_are_songs_or_named_errors(damaged):
     suffix, data = damaged
     begin = time.perf_counter()
-    with suppress(NESFormatError):
+    try:
         song = song_from_bytes(data, suffix, "damaged", LIMITS)
         if isinstance(song, VGM):
             with suppress(NESFormatError):  # whose music may be sound
                 assert song.tags is None or song.with_tags(song.tags).tags == song.tags
         convert(song, "exprsco", low_notes="clip")
         convert(song, "vgm", low_notes="clip")
+    except NESFormatError as error:
+        assert len(str(error)) < LONGEST_MESSAGE  # noqa: PT017
     assert time.perf_counter() - begin < SLOWEST
 
 
@@ -138,6 +170,13 @@ def npz_with(**fields) -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, **fields)
     return stream.getvalue()
+
+
+def npz_with_header(text: str) -> bytes:
+    """An .npz file whose score has this header."""
+    header = text.encode() + b"\n"
+    score = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(12)
+    return zipped({**members(npz_with(rate=24.0, num_samples=1838)), "score.npy": score})
 
 
 def midi_of(tracks: int, delta: bytes) -> bytes:
@@ -177,9 +216,46 @@ HOSTILE = {
     "array bomb": (".exprsco.npz", npz_with(score=np.zeros(2**26, "u1"), rate=24.0, num_samples=9), "max_seconds"),
     "objects": (".exprsco.npz", npz_with(score=np.array([{}]), rate=24.0, num_samples=9), "broken|not of numbers"),
     "no rate": (".exprsco.npz", npz_with(score=np.zeros((0, 4, 3), "u1"), num_samples=9), "has no rate"),
+    **{
+        f"npy header {number}": (".exprsco.npz", npz_with_header(header), "header is not as NumPy writes it")
+        for number, header in enumerate(
+            (
+                "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 4, 3L",
+                "(" * 5000,
+                "'''",
+                "-" * 9000 + "1",
+                "{'descr': (), 'fortran_order': False, 'shape': (1, 4, 3), }",
+                "{'descr': ('<u1',), 'fortran_order': False, 'shape': (1, 4, 3), }",
+                "{[]: 1}",
+                "{'descr': '|u1', 'fortran_order': False, 'shape': (True, 4, 3), }",
+                "{'descr': '|O', 'fortran_order': False, 'shape': (1, 4, 3), }",
+                "{'descr': '<f1', 'fortran_order': False, 'shape': (1, 4, 3), }",
+                "\t\tx\n y",
+                "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 4, 3), }" + " " * 11_000 + "x",
+            )
+        )
+    },
+    "claimed room": (
+        ".exprsco.npz",
+        npz_with_header("{'descr': '|u1', 'fortran_order': False, 'shape': (9999999999, 9999999999, 3), }"),
+        "does not fit to its bytes",
+    ),
     "no zip": (".rawsco.npz", b"PK\x03\x04", "npz file is broken"),
     "deep json": (".blndsco.json", b"[" * 100_000, "no JSON"),
     "json of NaN": (".blndsco.json", b'{"rate": NaN, "num_samples": 0, "score": []}', "rate is no number"),
+    "json of a huge rate": (
+        ".blndsco.json",
+        b'{"rate": 1%s, "num_samples": 0, "score": []}' % (b"0" * 400),
+        "rate is no number of 64 bits",
+    ),
+    "json of a huge length": (
+        ".blndsco.json",
+        b'{"rate": 24, "num_samples": 1%s, "score": []}' % (b"0" * 400),
+        "num_samples is no number of 64 bits",
+    ),
+    "json of a tiny rate": (".blndsco.json", b'{"rate": 1e-320, "num_samples": 0, "score": []}', "the rate is 1e-320"),
+    "huge rate": (".exprsco.pkl", pickle.dumps((10**400, 9, np.zeros((1, 4, 3), "u1")), 2), "rate is no number"),
+    "huge length": (".exprsco.pkl", pickle.dumps((24.0, 10**400, None), 2), "num_samples is no number"),
     "long pause": (".mid", midi_of(5, b"\xff\xff\xff\x7f"), "max_seconds"),
     "endless number": (".mid", midi_of(5, b"\xff" * 9), "more than four bytes"),
     "six tracks": (".mid", midi_of(6, b"\x81\xac\x47"), "five tracks"),
@@ -212,3 +288,15 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         read_song(tmp_path / "song.wav")
     with pytest.raises(FileNotFoundError):
         read_song(tmp_path / "none.vgm")
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.vgm")
+    with pytest.raises(NESFormatError, match=r"pipe.vgm: this is no plain file"):
+        read_song(tmp_path / "pipe.vgm")
+
+
+@pytest.mark.parametrize("options", [{"max_seconds": float("nan")}, {"max_seconds": 1e308}, {"max_bytes": 0}])
+def test_a_limit_that_limits_nothing_is_refused(options):
+    with pytest.raises(ValueError, match=rf"{next(iter(options))} is .*, but takes a number above 0"):
+        Limits(**options)

@@ -119,7 +119,7 @@ def test_loops_that_contradict_the_song_or_last_too_long(score):
         ({"fade": 1e9}, "max_seconds"),
         ({"mode": "fast"}, "mode is 'fast', but takes one of blep, reference"),
         ({"filters": "snes"}, "filters is 'snes', but takes one of None, nes, famicom"),
-        ({"clock": 5}, "clock is 5, but takes one of 1662607, 1789772, 1789773"),
+        ({"clock": 5}, "no NES clock of 5 Hz; choose from 1662607, 1789772, 1789773"),
     ],
 )
 def test_options_that_mean_nothing(options, message):
