@@ -4,6 +4,7 @@ seqzoo bench                 all of them, into benchmarks/results/*.json and ben
 seqzoo bench generation      one of them; RESULTS.md keeps the others' last results
 seqzoo bench update_rules    trains for long: stopped, it goes on from runs/update_rules
 seqzoo bench rezero_claims   the same, from runs/rezero_claims; `seqzoo rezero claims` does a part of it
+seqzoo bench nes_tasks       the same, from runs/nes_benchmark
 """
 
 import argparse
@@ -15,6 +16,7 @@ BENCHMARKS = {
     "generation": "Time a token and cache size against context",
     "linear_attention_peers": "Ops of all rules against other torch code for them",
     "nes": "NES music: rendering and converting",
+    "nes_tasks": "The tasks of NES-MDB: composition and expressive performance",
     "rezero": "ReZero layers and models against Pre-LN and GPT-2",
     "rezero_claims": "ReZero against tuned peers",
     "rezero_layers": "ReZero's drop-in layers against torch's own",
