@@ -103,7 +103,7 @@ def draw_residual_weights(weights: dict[str, list[list]], path: Path) -> None:
     """One PNG, a panel a claim: alpha by layer, a line for each of some steps of the training.
 
     Args:
-        weights: claim -> [step, [alpha of each layer]] in the order of steps; a claim may have none.
+        weights: claim -> [step, {layer: alpha}] in the order of steps; a claim may have none.
         path: The PNG to write.
 
     Raises:
@@ -114,7 +114,14 @@ def draw_residual_weights(weights: dict[str, list[list]], path: Path) -> None:
     for axes, (claim, snapshots) in zip(panels, weights.items(), strict=False):
         for i, (step, values) in enumerate(snapshots):
             shade = 0.15 + 0.85 * (i + 1) / len(snapshots)
-            axes.plot(range(1, len(values) + 1), values, color="C0", alpha=shade, linewidth=1, label=f"step {step}")
+            axes.plot(
+                list(map(int, values)),
+                list(values.values()),
+                color="C0",
+                alpha=shade,
+                linewidth=1,
+                label=f"step {step}",
+            )
         axes.axhline(0, color="black", linewidth=0.5)
         axes.set(title=claim, xlabel="layer", ylabel="alpha")
         handles, labels = axes.get_legend_handles_labels()

@@ -261,7 +261,8 @@ def collect(folder: Path, claims: Mapping[str, Claim]) -> dict[str, Any]:
 
     Returns:
         `machine`; `claims`: name -> `about`, `summary`, `thresholds`, `target`, `steps`, `curves` (method -> averaged
-        losses, one list a seed) and `residual_weights` (of ReZero's first seed); `bars`; `missing` (number of runs).
+        losses, one list a seed) and `residual_weights` (of ReZero's first seed, some layers); `bars`; `missing` (number
+        of runs).
     """
     collected: dict[str, Any] = {"machine": describe(), "claims": {}, "bars": [], "missing": 0}
     for name, claim in claims.items():
@@ -285,13 +286,21 @@ def collect(folder: Path, claims: Mapping[str, Claim]) -> dict[str, Any]:
                 method: [[round(loss, 4) for loss in averaged(run["losses"])] for run in seeds]
                 for method, seeds in best.items()
             },
-            "residual_weights": best["rezero"][0]["residual_weights"] if "rezero" in best else [],
+            "residual_weights": _thinned(best["rezero"][0]["residual_weights"]) if "rezero" in best else [],
         }
         bars = [ratio_bar(name, summary, *ratio, claim.steps, claim.target) for ratio in claim.ratios]
         if claim.within is not None:
             bars.append(steps_bar(name, summary, claim.within, claim.target))
         collected["bars"] += [entry for entry in bars if entry is not None]
     return collected
+
+
+def _thinned(snapshots: list[list[Any]]) -> list[list[Any]]:
+    """[step, {layer: alpha}] of every so many layers, counted from 1, some 100 in all."""
+    return [
+        [step, {str(layer): values[layer - 1] for layer in range(1, len(values) + 1, max(len(values) // 100, 1))}]
+        for step, values in snapshots
+    ]
 
 
 def run(progress: Callable[[str], None] = print, folder: Path = FOLDER) -> dict[str, Any]:
