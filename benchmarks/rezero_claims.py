@@ -261,8 +261,8 @@ def collect(folder: Path, claims: Mapping[str, Claim]) -> dict[str, Any]:
 
     Returns:
         `machine`; `claims`: name -> `about`, `summary`, `thresholds`, `target`, `steps`, `curves` (method -> averaged
-        losses, one list a seed) and `residual_weights` (of ReZero's first seed, some layers); `bars`; `missing` (number
-        of runs).
+        losses, one list a seed) and `residual_weights` (of ReZero's first seed, some layers); `bars`; `missing` (the
+        number of runs).
     """
     collected: dict[str, Any] = {"machine": describe(), "claims": {}, "bars": [], "missing": 0}
     for name, claim in claims.items():
