@@ -5,6 +5,7 @@ models (`modeling/`), losses that have a head of their own (`objectives/`), card
 
     recipe.py         the sections of a recipe, checked
     recipe_parsing.py names and types of their keys
+    recipe_data.py    the section `data` of every task
     recipe_checks.py  ranges, and keys that contradict each other
     recipe_model.py   the language model that a recipe asks for
     run.py            one run of any kind: folder, loop, evaluation, saving, push; the command line of trainers
