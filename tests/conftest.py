@@ -15,7 +15,7 @@ import pytest
 import torch
 from local_hub import LocalHub
 from model_table import MODELS
-from second_environment import second_environment  # noqa: F401
+from second_environment import oldest_environment, second_environment  # noqa: F401
 
 
 torch.set_num_threads(1)

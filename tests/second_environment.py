@@ -13,12 +13,28 @@ from safetensors.torch import load_file, save_file
 
 
 SCRIPT = Path(__file__).with_name("load_exported_model.py")
+# The oldest transformers that cards name, with the huggingface_hub of its time.
+OLDEST = ("transformers==5.17.0", "huggingface_hub==1.33.0")
 
 
 @pytest.fixture(scope="session")
 def second_environment(tmp_path_factory) -> Path:
     """The Python executable of an environment without seqzoo."""
     return make_second_environment(tmp_path_factory.mktemp("second_environment"))
+
+
+@pytest.fixture(scope="session")
+def oldest_environment(tmp_path_factory) -> Path:
+    """The same with `OLDEST`, which is fetched where need be."""
+    python = make_second_environment(tmp_path_factory.mktemp("oldest_environment"))
+    install(python, *OLDEST)
+    return python
+
+
+# For tests of exports that do not go by `load_in_second_environment`.
+IN_BOTH = pytest.mark.parametrize(
+    "python", ["second_environment", pytest.param("oldest_environment", marks=pytest.mark.slow)]
+)
 
 
 def make_second_environment(folder: Path) -> Path:

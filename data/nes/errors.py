@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 
 
+_LONGEST_CAUSE = 300  # characters
+
+
 class NESFormatError(ValueError):
     """A file or object that is not what it should be, or that would cost too much.
 
     Args:
         cause (`str`):
-            What is wrong.
+            What is wrong; what libraries say of a broken file may quote all of it, and is cut.
         file (`str`, *optional*):
             The name of the file, where there is one.
         offset (`int`, *optional*):
@@ -16,6 +19,8 @@ class NESFormatError(ValueError):
     """
 
     def __init__(self, cause: str, file: str | None = None, offset: int | None = None):
+        if len(cause) > _LONGEST_CAUSE:
+            cause = f"{cause[: _LONGEST_CAUSE - 4]} ..."
         self.cause = cause
         self.file = file
         self.offset = offset

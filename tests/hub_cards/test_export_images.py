@@ -9,6 +9,7 @@ import torch
 from model_table import IMAGE_MODELS
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from second_environment import IN_BOTH
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from seqzoo.hub_cards.export import export
@@ -39,8 +40,9 @@ pipe.image_processor.save_pretrained("saved_again")
 ROWS = [IMAGE_MODELS[0], *(pytest.param(row, marks=pytest.mark.slow) for row in IMAGE_MODELS[1:])]
 
 
+@IN_BOTH
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_an_exported_image_model_stands_alone(row, tmp_path, second_environment):
+def test_an_exported_image_model_stands_alone(row, python, tmp_path, request):
     model = row.build()
     model.save_pretrained(tmp_path / "run")
     size = row.image_size
@@ -59,7 +61,7 @@ def test_an_exported_image_model_stands_alone(row, tmp_path, second_environment)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(folder / "huggingface"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [str(second_environment), "-I", "-c", SCRIPT, str(tmp_path / "my-model")],
+        [str(request.getfixturevalue(python)), "-I", "-c", SCRIPT, str(tmp_path / "my-model")],
         cwd=folder,
         env=environment,
         capture_output=True,

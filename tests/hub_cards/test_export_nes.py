@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 from model_table import MODELS, performance_row
 from safetensors.torch import load_file, save_file
+from second_environment import IN_BOTH
 
 from seqzoo.hub_cards.export import export
 
@@ -43,7 +44,9 @@ for name in sys.argv[1:]:
 ROWS = [row for row in MODELS if row.model_type.startswith("nes_")]
 
 
-def test_exports_stand_alone(tmp_path, second_environment):
+@IN_BOTH
+def test_exports_stand_alone(python, tmp_path, request):
+    python = request.getfixturevalue(python)
     for row in ROWS:
         row.build().save_pretrained(tmp_path / "run")
         files = export(tmp_path / "run", tmp_path / row.name / "exported")
@@ -52,7 +55,7 @@ def test_exports_stand_alone(tmp_path, second_environment):
         shutil.rmtree(tmp_path / "run")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(tmp_path / "huggingface"), "HF_HUB_OFFLINE": "1"}
-    command = [str(second_environment), "-I", "-c", LOAD, *(row.name for row in ROWS)]
+    command = [str(python), "-I", "-c", LOAD, *(row.name for row in ROWS)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for row in ROWS:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from model_table import MODELS
-from second_environment import install, load_in_second_environment, make_second_environment
+from second_environment import OLDEST, install, load_in_second_environment, make_second_environment
 from transformers import AutoModelForCausalLM
 
 import seqzoo
@@ -16,19 +16,20 @@ from seqzoo.hub_cards.card import PROVEN_TRANSFORMERS
 from seqzoo.hub_cards.export import export
 
 
-# With the huggingface_hub of their time.
-OLDEST = ("transformers==5.17.0", "huggingface_hub==1.33.0")
+# With the huggingface_hub of its time.
 NEWEST = ("transformers==5.23.0", "huggingface_hub==2.4.0")
 
 
+# Those of images and scores are in test_export_images.py and test_export_nes.py.
+TEXT_MODELS = [row for row in MODELS if "vocab_size" in row.config]
+
+
 @pytest.fixture(scope="module")
-def environments(tmp_path_factory):
+def environments(oldest_environment, tmp_path_factory):
     """Python executables without seqzoo, of the oldest and the newest versions; they are fetched where need be."""
-    pythons = []
-    for versions in (OLDEST, NEWEST):
-        pythons.append(make_second_environment(tmp_path_factory.mktemp("environment")))
-        install(pythons[-1], *versions)
-    return pythons
+    newest = make_second_environment(tmp_path_factory.mktemp("environment"))
+    install(newest, *NEWEST)
+    return [oldest_environment, newest]
 
 
 def test_cards_name_the_versions_that_are_tested():
@@ -37,6 +38,7 @@ def test_cards_name_the_versions_that_are_tested():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("row", TEXT_MODELS, ids=lambda row: row.name)
 def test_one_export_gives_the_same_bits_under_both(row, write_run, environments, tmp_path):
     model = write_run(row, tmp_path / "run")
     export(tmp_path / "run", tmp_path / "my-model")
