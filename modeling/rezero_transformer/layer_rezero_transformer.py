@@ -116,10 +116,12 @@ class ReZeroTransformerLayer(GradientCheckpointingLayer):
         self.feed_forward = ReZeroTransformerFeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-        inner, outer = self.residual.gains(config, part)
+        # Read by `_init_weights`.
+        gains = self.residual.gains(config, part)
         for attention in filter(None, (self.self_attention, self.cross_attention)):
-            attention.v_proj.gain, attention.o_proj.gain = inner, outer  # read by `_init_weights`
-        self.feed_forward.up_proj.gain, self.feed_forward.down_proj.gain = inner, outer
+            attention.q_proj.gain = attention.k_proj.gain = gains.query_key
+            attention.v_proj.gain, attention.o_proj.gain = gains.value, gains.attention_output
+        self.feed_forward.up_proj.gain, self.feed_forward.down_proj.gain = gains.up, gains.down
 
     def forward(
         self,

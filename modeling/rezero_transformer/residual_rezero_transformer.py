@@ -14,12 +14,27 @@ and says so where its definition is from memory or leaves something open.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
 from seqzoo.modeling.rezero_transformer.configuration_rezero_transformer import ReZeroTransformerConfig
+
+
+class Gains(NamedTuple):
+    """Gains of the Xavier uniform matrices of a layer.
+
+    Those of queries, keys and values are by default what `nn.MultiheadAttention` and the ReZero package start from,
+    where the three are one matrix of [3 d, d]. Post-LN does not learn at 12 layers where they are 1.
+    """
+
+    query_key: float = 0.5**0.5
+    value: float = 0.5**0.5
+    attention_output: float = 1.0
+    up: float = 1.0
+    down: float = 1.0
 
 
 class Residual(nn.Module):
@@ -38,9 +53,8 @@ class Residual(nn.Module):
         """Gives the residual weights their first values; modules inside do so themselves."""
 
     @staticmethod
-    def gains(config: ReZeroTransformerConfig, part: str) -> tuple[float, float]:
-        """Gains of the matrices of a branch: value and first feed-forward matrix; output and second one."""
-        return 1.0, 1.0
+    def gains(config: ReZeroTransformerConfig, part: str) -> Gains:
+        return Gains()
 
     @staticmethod
     def embedding_gain(config: ReZeroTransformerConfig) -> float:
@@ -122,7 +136,8 @@ class PreNorm(_Normed):
 
     @staticmethod
     def gains(config, part):
-        return 1.0, (count_branches(part) * config.num_hidden_layers) ** -0.5
+        output = (count_branches(part) * config.num_hidden_layers) ** -0.5
+        return Gains(attention_output=output, down=output)
 
     @staticmethod
     def final_norm(config):
@@ -152,7 +167,7 @@ class TFixup(Residual):
     def gains(config, part):
         layers = config.num_hidden_layers
         gain = (9 * layers) ** -0.25 if part == "decoder" else 0.67 * layers**-0.25
-        return gain, gain
+        return Gains(value=gain, attention_output=gain, up=gain, down=gain)
 
     @staticmethod
     def embedding_gain(config):
@@ -206,7 +221,7 @@ class DeepNorm(PostNorm):
             "encoder": 0.87 * layers**-0.3125,
             "decoder": (12 * layers) ** -0.25,
         }[part]
-        return gain, gain
+        return Gains(query_key=1.0, value=gain, attention_output=gain, up=gain, down=gain)
 
     def join(self, x, y, branch):
         return self.norms[branch](self.factor * x + y)
@@ -226,7 +241,7 @@ class LayerScale(PreNorm):
 
     @staticmethod
     def gains(config, part):
-        return 1.0, 1.0
+        return Gains()
 
     def drop_weights(self):
         self.scales = None
@@ -306,7 +321,7 @@ class ZeroInit(PreNorm):
 
     @staticmethod
     def gains(config, part):
-        return 1.0, 0.0
+        return Gains(attention_output=0.0, down=0.0)
 
     def join(self, x, y, branch):
         return self.resweight[branch % len(self.resweight)] * x + y

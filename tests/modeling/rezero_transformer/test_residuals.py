@@ -137,27 +137,28 @@ def deviation(weight):
     return weight.std().item()
 
 
-# Gains of (value, first feed-forward), (output, second feed-forward) matrices and of embeddings, for 16 layers.
+MERGED = math.sqrt(0.5)  # of a part of a matrix of [3 d, d]
+# Gains of query and key, value, first feed-forward, (output, second feed-forward) matrices and of embeddings, for 16
+# layers.
 GAINS = {
-    "pre_norm": (1, 1 / math.sqrt(32), 1),
-    "dyt": (1, 1 / math.sqrt(32), 1),
-    "keel": (1, 1, 1),
-    "t_fixup": (0.67 / 2, 0.67 / 2, 144**-0.25),
-    "deepnorm": (128**-0.25, 128**-0.25, 1),
-    "zero_init": (1, 0, 1),
+    "pre_norm": (MERGED, MERGED, 1, 1 / math.sqrt(32), 1),
+    "dyt": (MERGED, MERGED, 1, 1 / math.sqrt(32), 1),
+    "t_fixup": (MERGED, 0.67 / 2, 0.67 / 2, 0.67 / 2, 144**-0.25),
+    "deepnorm": (1, 128**-0.25, 128**-0.25, 128**-0.25, 1),
+    "zero_init": (MERGED, MERGED, 1, 0, 1),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_new_models_start_as_their_papers_say(kind):
     model = build(residual=kind, hidden_size=64, intermediate_size=96, num_hidden_layers=16, vocab_size=500)
-    inner, outer, embedding = GAINS.get(kind, (1, 1, 1))
+    query, value, inner, outer, embedding = GAINS.get(kind, (MERGED, MERGED, 1, 1, 1))
     square, oblong = math.sqrt(2 / 128), math.sqrt(2 / 160)
     layer = model.model.layers[3]
     for linear, expected in (
-        (layer.self_attention.q_proj, square),
-        (layer.self_attention.k_proj, square),
-        (layer.self_attention.v_proj, inner * square),
+        (layer.self_attention.q_proj, query * square),
+        (layer.self_attention.k_proj, query * square),
+        (layer.self_attention.v_proj, value * square),
         (layer.self_attention.o_proj, outer * square),
         (layer.feed_forward.up_proj, inner * oblong),
         (layer.feed_forward.down_proj, outer * oblong),
