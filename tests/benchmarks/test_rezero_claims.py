@@ -36,15 +36,16 @@ from seqzoo.benchmarks.rezero_runs import record
 SMALL = {
     "fc": {"depth": 3, "width": 8, "batch_size": 8},
     "resnet": {"hidden_sizes": [4, 8], "depths": [1, 1], "batch_size": 8},
-    "lm": {"layers": 2, "width": 8, "heads": 2, "context": 8, "batch_size": 4},
+    "lm": {"layers": 2, "width": 8, "heads": 2, "context": 8, "batch_size": 4, "text": "topics"},
 }
 
 
 @pytest.fixture(autouse=True)
 def _short_text(monkeypatch):
-    """Reading the embedded text takes longer than all of these runs."""
-    text = np.frombuffer(b"The quick brown fox jumps over the lazy dog. " * 20, dtype=np.uint8)
-    monkeypatch.setattr(rezero_runs, "_bytes", lambda: (text, text))
+    monkeypatch.setattr(rezero_runs, "topics", {"fox": "The quick brown fox jumps over the lazy dog. " * 20})
+    rezero_runs._characters.cache_clear()
+    yield
+    rezero_runs._characters.cache_clear()
 
 
 def small(name, **changes):
@@ -59,8 +60,7 @@ def test_claims_of_the_issue_are_there_with_their_grids():
         for name, claim in claims.items():
             assert claim.methods[0] == "rezero"
             assert claim.target in claim.thresholds
-            wider = name in ("fc32", "fc128", "fc1000", "resnet56")
-            assert len(claim.rates) == (5 if wider else 3 if name == "fc10000" else 4)
+            assert len(claim.rates) == {"fc10000": 3, "lm12_paper": 4}.get(name, 5)
             assert all(method in claim.methods for peers, _ in claim.ratios for method in peers)
     assert "post_norm_warmup" in CPU_CLAIMS["lm12"].methods
 
