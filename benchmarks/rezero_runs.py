@@ -211,6 +211,7 @@ def character_model(
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model("rezero_transformer", **(fields | config), residual=residual)
     ).to(device)
+
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         step = 0
         while True:
@@ -225,4 +226,5 @@ def character_model(
         return {"bits_per_character": loss.item() / math.log(2)}
 
     groups = parameter_groups(model, lr=lr, weight_decay=0.0)
-    return Setup(model, torch.optim.Adam(groups, betas=(0.9, 0.99)), batches(), _next_character_loss, bits_per_character)
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    return Setup(model, optimizer, batches(), _next_character_loss, bits_per_character)
