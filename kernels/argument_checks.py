@@ -1,5 +1,8 @@
 """Checks that the ops of this room share: every error names the argument, what was expected and what came."""
 
+import importlib.util
+from functools import cache
+
 import torch
 
 
@@ -39,6 +42,16 @@ def check_arguments(q, k, v, others):
             raise ValueError(f"{name} must have the shape {list(shape)} to go with k, got {list(x.shape)}")
         if x.device != k.device:
             raise ValueError(f"{name} must be on {k.device} like k, got {x.device}")
+
+
+def can_use_triton(v):
+    """Whether the Triton kernels can take tensors like `v`."""
+    return v.is_cuda and v.dtype != torch.float64 and _triton_is_installed()
+
+
+@cache
+def _triton_is_installed():
+    return importlib.util.find_spec("triton") is not None
 
 
 def _describe(x):

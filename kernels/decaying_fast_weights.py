@@ -11,7 +11,7 @@ read-out comes after the write. docs/decaying_fast_weights.md derives the matrix
 
 import torch
 
-from seqzoo.kernels.argument_checks import check_arguments
+from seqzoo.kernels.argument_checks import can_use_triton, check_arguments
 from seqzoo.kernels.decaying_fast_weights_chunked import autocast_off, chunked_decaying_fast_weights
 
 
@@ -49,8 +49,9 @@ def decaying_fast_weights(
         reset (`torch.Tensor`, *optional*): bool, [batch, time]; where True the state is zero before that step (a new
             sequence begins; at the first step this drops `initial_state`).
         implementation (`str`, *optional*, defaults to `"auto"`): "recurrent" is the definition, a loop over time;
-            "chunked" the matrix form, exact for any gate, whose memory grows linearly with time; "auto" takes
-            "recurrent" for a few steps, such as decoding, and "chunked" otherwise.
+            "chunked" the matrix form, exact for any gate, whose memory grows linearly with time; "triton" the same
+            form as GPU kernels. "auto" takes "triton" on a GPU where Triton is installed; elsewhere "recurrent" for a
+            few steps, such as decoding, and "chunked" otherwise.
 
     Returns:
         The output [batch, time, heads, D] in the dtype of `v`, and the final state [batch, heads, K, D] in float32
@@ -58,7 +59,9 @@ def decaying_fast_weights(
 
     Raises:
         TypeError: an argument is of the wrong dtype or no tensor.
-        ValueError: an argument has the wrong shape or device, there is no step, or no such implementation.
+        ValueError: an argument has the wrong shape or device, there is no step, no such implementation, or it cannot
+            do that (a second derivative, "triton" without a GPU or in float64).
+        ImportError: "triton" without Triton.
 
     Example:
         >>> q = k = v = torch.randn(1, 100, 2, 8)
@@ -80,20 +83,24 @@ def decaying_fast_weights(
     )
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if implementation == "auto":
-        # A Triton implementation for CUDA tensors is to be chosen here.
-        implementation = "recurrent" if q.shape[1] <= MAX_RECURRENT_STEPS else "chunked"
+        if can_use_triton(v):
+            implementation = "triton"
+        else:
+            implementation = "recurrent" if q.shape[1] <= MAX_RECURRENT_STEPS else "chunked"
     with autocast_off(q.device.type):
         if implementation == "recurrent":
             output, state = recurrent_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset)
         elif implementation == "chunked":
             output, state = chunked_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset)
         elif implementation == "triton":
-            raise ValueError(
-                "implementation='triton' is not part of this version; use 'auto', 'chunked' or 'recurrent', which run "
-                "on every device"
-            )
+            # Imported by whoever uses it: Triton is not everywhere.
+            from seqzoo.kernels.decaying_fast_weights_triton import triton_decaying_fast_weights
+
+            output, state = triton_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset)
         else:
-            raise ValueError(f"implementation must be 'auto', 'chunked' or 'recurrent', got {implementation!r}")
+            raise ValueError(
+                f"implementation must be 'auto', 'triton', 'chunked' or 'recurrent', got {implementation!r}"
+            )
     return output, state if output_final_state else None
 
 

@@ -6,6 +6,9 @@ import os
 # Two cores: parallel workers of one test would otherwise fight over them, and results would depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Without a GPU Triton's interpreter runs the kernels. It is read when Triton is imported, which torch may do.
+if not any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd"))):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # No test may reach the network; those that speak HTTP set their own endpoint on this machine.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -201,8 +201,7 @@ def test_compiled_model():
         ({"reset": torch.zeros(2, 70)}, TypeError, r"reset must be a tensor of bool.*torch\.float32"),
         ({"reset": torch.zeros(1, 70, dtype=torch.bool)}, ValueError, r"reset must have the shape \[2, 70\]"),
         ({"gk": torch.ones(2, 70, 2, 8, device="meta")}, ValueError, "gk must be on cpu like k, got meta"),
-        ({"implementation": "fast"}, ValueError, "'auto', 'chunked' or 'recurrent', got 'fast'"),
-        ({"implementation": "triton"}, ValueError, "'triton' is not part of this version"),
+        ({"implementation": "fast"}, ValueError, "'auto', 'triton', 'chunked' or 'recurrent', got 'fast'"),
     ],
 )
 def test_refusals(change, error, match):

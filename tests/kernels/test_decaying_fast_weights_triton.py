@@ -1,0 +1,275 @@
+"""The Triton kernels of the decay rule against its definition in float64: on a GPU, or small in Triton's interpreter.
+
+The interpreter computes in float32 what a GPU computes by TF32 products: it proves what is computed and in which
+order, not the digits of a tensor core. The larger sizes are for a GPU.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from decay_rule import make_inputs, random_reset, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights
+
+
+triton = pytest.importorskip("triton", reason="needs Triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = 1e-6
+HALF_TOLERANCE = 1e-2
+gpu = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def module():
+    from seqzoo.kernels import decaying_fast_weights_triton
+
+    return decaying_fast_weights_triton
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(monkeypatch):
+    """Memory that is not written to shows."""
+    empty, new_empty, empty_like = torch.empty, torch.Tensor.new_empty, torch.empty_like
+
+    def poison(x):
+        return x.fill_(torch.nan if x.is_floating_point() else 0) if not x.is_meta else x
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poison(new_empty(*a, **k)))
+
+
+def errors(actual, expected):
+    assert actual.keys() == expected.keys()
+    return {
+        name: ((x.double() - expected[name]).abs().max() / expected[name].abs().max().clamp(min=1e-300)).item()
+        for name, x in actual.items()
+    }
+
+
+def assert_exact(inputs, reset=None, tolerance=TOLERANCE, **options):
+    expected = run(inputs, "recurrent", torch.float64, reset, **options)
+    if reset is not None:
+        reset = reset.to(DEVICE)
+    actual = run(inputs, "triton", torch.float32, reset, device=DEVICE, **options)
+    for name, error in errors(actual, expected).items():
+        assert error <= tolerance, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("logits", [1.0, 8.0, 60.0, 1000.0])
+@pytest.mark.parametrize("bias", [3.0, 0.0])
+def test_any_gates(logits, bias):
+    assert_exact(make_inputs(time=130, heads=2, logits=logits, bias=bias))
+
+
+@pytest.mark.parametrize("logits", [1.0, 60.0])
+@pytest.mark.parametrize("time", [1, 2, 15, 16, 17, 63, 64, 65])
+def test_lengths(time, logits):
+    assert_exact(make_inputs(time=time, heads=1, logits=logits))
+
+
+@pytest.mark.parametrize(
+    ("K", "D"), [(16, 32), (32, 16), (33, 16), (16, 33), (64, 96), *[pytest.param(128, 64), (1, 5)]]
+)
+def test_sizes(K, D):
+    assert_exact(make_inputs(time=66, heads=1, K=K, D=D), reset=random_reset(1, 66, 0.05))
+
+
+@gpu
+@pytest.mark.parametrize("logits", [1.0, 8.0, 60.0, 1000.0])
+@pytest.mark.parametrize("time", [1000, 4097])
+@pytest.mark.parametrize("K", [16, 32, 33, 64, 96, 128, 256])
+@pytest.mark.parametrize("D", [16, 64, 256])
+def test_sizes_of_models(K, D, time, logits):
+    assert_exact(make_inputs(time=time, heads=2, K=K, D=D, logits=logits))
+
+
+@pytest.mark.parametrize("logits", [1.0, 60.0])
+@pytest.mark.parametrize("missing", ["gk", "gv", "initial_state", "gk gv", "gk gv initial_state"])
+def test_missing_inputs(missing, logits):
+    assert_exact(make_inputs(time=70, logits=logits) | dict.fromkeys(missing.split()))
+
+
+def test_gates_of_exactly_zero_and_one():
+    inputs = make_inputs(time=150)
+    closed = random_reset(1, 150, 0.1)[:, :, None, None]
+    for name in ("gk", "gv"):
+        inputs[name] = inputs[name].masked_fill(closed, -torch.inf)
+        inputs[name][:, 30:34] = -1e30
+        inputs[name][:, 100:130] = 0
+    assert_exact(inputs)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+def test_resets(share):
+    for logits in (1.0, 60.0):
+        assert_exact(make_inputs(2, 140, 1, logits=logits), reset=random_reset(2, 140, share))
+
+
+def test_mild_and_strong_chunks_in_one_call():
+    inputs = make_inputs(time=200, heads=3)
+    inputs["gk"][:, 70, 1, 3] = -40.0
+    inputs["gv"][:, 199, 2] = -400.0
+    assert_exact(inputs)
+
+
+def test_gradients_through_the_state_alone():
+    assert_exact(make_inputs(time=70, logits=8.0), only_state=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(1, 2), st.integers(1, 140), st.integers(1, 2), st.integers(1, 40), st.integers(1, 40)),
+    logits=st.sampled_from([0.5, 3.0, 20.0, 300.0]),
+    share=st.sampled_from([None, 0.05, 0.4]),
+    seed=st.integers(0, 99),
+)
+def test_random_inputs(sizes, logits, share, seed):
+    reset = None if share is None else random_reset(*sizes[:2], share, seed)
+    # Of very few steps and channels errors are relative to single numbers, which may happen to be small.
+    assert_exact(make_inputs(*sizes, logits=logits, seed=seed), reset, tolerance=5e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("logits", [1.0, 8.0])
+def test_half_precision_is_as_good_as_the_chunked_form(dtype, logits):
+    inputs = make_inputs(time=150, heads=2, logits=logits, dtype=dtype)
+    expected = run(inputs, "recurrent", torch.float64)
+    actual = errors(run(inputs, "triton", dtype, device=DEVICE), expected)
+    chunked = errors(run(inputs, "chunked", dtype), expected)
+    for name, error in actual.items():
+        assert error <= HALF_TOLERANCE
+        assert error <= max(1.2 * chunked[name], TOLERANCE), f"{name}: {error:.1e}, chunked {chunked[name]:.1e}"
+
+
+def test_strides_of_any_kind():
+    inputs = make_inputs(2, 70, 3, 16, 16)
+    expected = run(inputs, "recurrent", torch.float64)
+    views = {
+        "q": inputs["q"].transpose(1, 2).contiguous().transpose(1, 2),  # heads before time
+        "k": torch.stack([inputs["k"], inputs["v"]], dim=-1)[..., 0],  # two apart
+        "gk": inputs["gk"].flip(1).contiguous().flip(1),
+        "gv": torch.cat([inputs["gv"], inputs["gv"]], dim=-1)[..., :16],
+    }
+    actual = run(inputs | views, "triton", torch.float32, device=DEVICE)
+    assert max(errors(actual, expected).values()) <= TOLERANCE
+
+
+def test_a_gate_of_a_head_as_a_view():
+    inputs = make_inputs(1, 70, 2, 16, 16)
+    gate = inputs["gk"][..., :1].clone().to(DEVICE).requires_grad_()
+    inputs = {name: x.to(DEVICE) for name, x in inputs.items()}
+    inputs["gk"] = gate.expand(-1, -1, -1, 16)
+    results = []
+    for implementation in ("triton", "recurrent"):
+        output, _ = decaying_fast_weights(**inputs, implementation=implementation)
+        results.append((output, *torch.autograd.grad(output.square().sum(), gate)))
+    for actual, expected in zip(*results):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("missing", ["", "gk", "gv", "gk gv", "initial_state"])
+def test_one_step(missing):
+    inputs = make_inputs(2, 1, 3, 33, 20) | dict.fromkeys(missing.split())
+    expected, expected_state = decaying_fast_weights(
+        **{name: None if x is None else x.double() for name, x in inputs.items()},
+        output_final_state=True,
+        implementation="recurrent",
+    )
+    inputs = {name: None if x is None else x.to(DEVICE) for name, x in inputs.items()}
+    output, state = decaying_fast_weights(**inputs, output_final_state=True, implementation="triton")
+    torch.testing.assert_close(output.cpu().double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(state.cpu().double(), expected_state, rtol=1e-6, atol=1e-6)
+
+
+def test_pieces_are_the_whole():
+    inputs = {name: x.to(DEVICE) for name, x in make_inputs(time=133).items()}
+    whole, last = decaying_fast_weights(**inputs, output_final_state=True, implementation="triton")
+    state, pieces = inputs.pop("initial_state"), []
+    for start, stop in ((0, 64), (64, 65), (65, 66), (66, 133)):
+        part = {name: x[:, start:stop] for name, x in inputs.items()}
+        output, state = decaying_fast_weights(
+            **part, initial_state=state, output_final_state=True, implementation="triton"
+        )
+        pieces.append(output)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state, last, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", ["", "gk gv initial_state", "gv"])
+def test_opcheck(module, missing, monkeypatch):
+    monkeypatch.undo()  # opcheck traces what the poison would add
+    inputs = make_inputs(1, 66, 1) | dict.fromkeys(missing.split())
+    inputs = [None if x is None else x.to(DEVICE).requires_grad_() for x in inputs.values()]
+    reset = random_reset(1, 66, 0.1).to(DEVICE).view(torch.uint8)
+    torch.library.opcheck(module._forward, (*inputs, reset, 0.25))
+    q, k, v, gk, gv, state = [None if x is None else x.detach()[:, :1].contiguous() for x in inputs]
+    if state is not None:
+        state = inputs[5].detach()
+    next_state = torch.zeros(1, 1, 16, 16, device=DEVICE)
+    torch.library.opcheck(module._step, (q, k, v, gk, gv, state, next_state, 0.25))
+
+
+def test_compiled_without_graph_breaks(monkeypatch):
+    monkeypatch.undo()
+    inputs = {name: x.to(DEVICE) for name, x in make_inputs(1, 70, 1).items()}
+
+    def loss(inputs):
+        output, state = decaying_fast_weights(**inputs, output_final_state=True, implementation="triton")
+        return output.square().sum() + state.sum()
+
+    gradients = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+        gradients.append(torch.autograd.grad(function(leaves), list(leaves.values())))
+    for compiled, eager in zip(*gradients):
+        torch.testing.assert_close(compiled, eager)
+
+
+def test_second_derivatives_are_refused():
+    q, k, v = (torch.randn(1, 20, 1, 16, device=DEVICE, requires_grad=True) for _ in range(3))
+    output, _ = decaying_fast_weights(q, k, v, implementation="triton")
+    (gradient,) = torch.autograd.grad(output.square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        gradient.sum().backward()
+
+
+def test_float64_is_refused():
+    x = torch.randn(1, 20, 1, 16, dtype=torch.float64, device=DEVICE)
+    with pytest.raises(ValueError, match="'triton' computes in float32 and v is float64; use 'auto'"):
+        decaying_fast_weights(x, x, x, implementation="triton")
+
+
+def fresh(program, **environment):
+    environment = os.environ | environment
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+
+
+def test_tensors_on_a_cpu_are_refused():
+    done = fresh(
+        "import torch; from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights as f\n"
+        "x = torch.randn(1, 20, 1, 16)\n"
+        "f(x, x, x); print('auto runs')\n"
+        "f(x, x, x, implementation='triton')",
+        TRITON_INTERPRET="0",
+    )
+    assert done.stdout == "auto runs\n"
+    assert "'triton' needs a GPU and the tensors are on cpu; use 'auto'" in done.stderr
+
+
+def test_without_triton_nothing_is_said():
+    done = fresh(
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch; from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights as f\n"
+        "x = torch.randn(1, 20, 1, 16)\n"
+        "f(x, x, x); print('auto runs')\n"
+        "f(x, x, x, implementation='triton')"
+    )
+    assert done.stdout == "auto runs\n"
+    assert "ImportError: implementation='triton' needs Triton: pip install triton" in done.stderr
+    assert "Warning" not in done.stderr
