@@ -326,7 +326,9 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     for name, claim in result["claims"].items():
         table = to_table(claim["summary"], claim["thresholds"], claim["target"])
         chapters.append(f"### {name}: {claim['about']}, {claim['steps']} steps\n\n{table}")
-    return "\n\n".join([*chapters, bars_to_markdown(result["bars"])])
+    if result["bars"]:  # of a part of the methods there may be none
+        chapters.append(bars_to_markdown(result["bars"]))
+    return "\n\n".join(chapters)
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

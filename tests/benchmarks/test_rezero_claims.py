@@ -243,7 +243,7 @@ def test_signals_at_initialisation(tmp_path):
     for method in ("fully connected, rezero", "encoder, rezero"):
         assert all(value == 1 for value in values[method][8])
     assert values["fully connected, vanilla"][8][-1] < 1e-2
-    assert main(["rezero", "jacobian", "--depths", "1", "2", "--out", str(tmp_path / "jacobian.png")]) == 0
-    assert (tmp_path / "jacobian.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["rezero", "jacobian", "--depths", "1", "2", "--out", str(tmp_path / "new" / "jacobian.png")]) == 0
+    assert (tmp_path / "new" / "jacobian.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="a depth is 0"):
         new_networks([0])
