@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -219,6 +220,8 @@ def test_the_command_runs_a_part_and_reports_it(tmp_path, monkeypatch, capsys):
         *("fc32", "claims.json", "claims.md", "claims.png", "claims_alpha.png")
     }
     assert main(["rezero", "claims", "--only", "bert", *out]) == 1
+    figures = re.findall(r"^!\[.+\]\((.+)\)$", (tmp_path / "claims.md").read_text(), re.MULTILINE)
+    assert figures == ["claims.png", "claims_alpha.png"]
 
 
 def test_a_report_of_whole_grids_says_whether_bars_are_met(tmp_path):
