@@ -312,8 +312,8 @@ def run(progress: Callable[[str], None] = print, folder: Path = FOLDER) -> dict[
     return collect(folder, CPU_CLAIMS)
 
 
-def to_markdown(result: Mapping[str, Any]) -> str:
-    """One table a claim, and the bars."""
+def to_markdown(result: Mapping[str, Any], figure: str = "results/rezero_claims.png") -> str:
+    """One table a claim, the bars, and what [`draw`] drew to `figure`, a path beside the text."""
     chapters = [
         "Each method at the rate of its grid at which the median over seeds reaches the target in the fewest steps; "
         "median [least to most], a dash where it is not reached. A rate at an edge of the grid may not be the best. "
@@ -326,14 +326,22 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     for name, claim in result["claims"].items():
         table = to_table(claim["summary"], claim["thresholds"], claim["target"])
         chapters.append(f"### {name}: {claim['about']}, {claim['steps']} steps\n\n{table}")
-    return "\n\n".join([*chapters, bars_to_markdown(result["bars"])])
+    if result["bars"]:  # of a part of the methods there may be none
+        chapters.append(bars_to_markdown(result["bars"]))
+    chapters.append(f"![Training loss, a line a seed]({figure})")
+    chapters.append(f"![ReZero's alpha by layer during training]({_alpha_figure(Path(figure)).as_posix()})")
+    return "\n\n".join(chapters)
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Loss curves to `path`, alpha by layer during training beside it."""
     draw_loss_curves({name: claim["curves"] for name, claim in result["claims"].items()}, path)
     weights = {name: claim["residual_weights"] for name, claim in result["claims"].items()}
-    draw_residual_weights(weights, path.with_stem(f"{path.stem}_alpha"))
+    draw_residual_weights(weights, _alpha_figure(path))
+
+
+def _alpha_figure(figure: Path) -> Path:
+    return figure.with_stem(f"{figure.stem}_alpha")
 
 
 def write_report(folder: Path, claims: Mapping[str, Claim]) -> str:
@@ -346,7 +354,7 @@ def write_report(folder: Path, claims: Mapping[str, Claim]) -> str:
     result = collect(folder, claims)
     if not result["claims"]:
         raise FileNotFoundError(f"{folder} has no run of {', '.join(claims)}; leave --report out to make them")
-    text = to_markdown(result)
+    text = to_markdown(result, "claims.png")
     write_text(folder / "claims.json", json.dumps(result) + "\n")
     write_text(folder / "claims.md", text + "\n")
     draw(result, folder / "claims.png")

@@ -51,6 +51,8 @@ def _jacobian(args: argparse.Namespace) -> int:
     from seqzoo.benchmarks.figures import draw_singular_values
     from seqzoo.benchmarks.rezero_jacobian import new_networks
 
-    draw_singular_values(new_networks(args.depths), Path(args.out))
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_singular_values(new_networks(args.depths), out)
     print(args.out)
     return 0

@@ -20,7 +20,8 @@ def rezero(module: nn.Module, branches: Iterable[str], norms: Iterable[str] = ()
     """Gives each named branch of `module`, in place, a residual weight that starts at 0.
 
     What a branch returns must be what is added to the stream: a gate on its input would stop all gradients. The
-    weights are float32; under autocast they keep what they scale, and with it the stream, in float32.
+    weights are float32, whatever the module's dtype; under autocast they keep what they scale, and with it the stream,
+    in float32.
 
     Args:
         module (`nn.Module`):
@@ -82,5 +83,11 @@ def _named(module: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Module]:
 
 def _scale_output(branch: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Any, ...]) -> Any:
     if isinstance(output, tuple):
-        return branch.resweight * output[0], *output[1:]
-    return branch.resweight * output
+        return _scaled(branch, output[0]), *output[1:]
+    return _scaled(branch, output)
+
+
+def _scaled(branch: nn.Module, y: Tensor) -> Tensor:
+    scaled = branch.resweight * y
+    # A module that is in bfloat16 as a whole could not read a stream in float32; autocast can.
+    return scaled if torch.is_autocast_enabled(y.device.type) else scaled.to(y.dtype)

@@ -16,6 +16,7 @@ gradient, without another activation to save. torch's layers are not subclassed:
 those on a fast path of its own in evaluation, which normalises and knows no alpha.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -83,6 +84,9 @@ class _ReZeroLayer(nn.Module):
             memory = x if itself else memory.transpose(0, 1)
         if is_causal and mask is None:  # which torch's function wants beside the flag
             mask = torch.ones(len(x), len(memory), dtype=torch.bool, device=x.device).triu(1)
+            # torch's encoder makes the padding mask float, and torch's function wants both of one type.
+            if key_padding_mask is not None and key_padding_mask.is_floating_point():
+                mask = torch.zeros_like(mask, dtype=key_padding_mask.dtype).masked_fill(mask, -math.inf)
         weight, bias = self._scaled(attention.out_proj)
         output, _ = F.multi_head_attention_forward(
             x,

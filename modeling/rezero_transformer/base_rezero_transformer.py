@@ -323,7 +323,8 @@ class ReZeroTransformerModel(ReZeroTransformerPreTrainedModel):
             if highest >= rows:
                 raise ValueError(
                     f"position {highest} is beyond the {rows} learned positions (max_position_embeddings). Shorten "
-                    "the input, or train a model with position_embedding_type 'sinusoidal' or 'none'."
+                    "the input, generate fewer tokens (max_new_tokens), or train a model with position_embedding_type "
+                    "'sinusoidal' or 'none'."
                 )
 
 

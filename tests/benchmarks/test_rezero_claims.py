@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -219,6 +220,8 @@ def test_the_command_runs_a_part_and_reports_it(tmp_path, monkeypatch, capsys):
         *("fc32", "claims.json", "claims.md", "claims.png", "claims_alpha.png")
     }
     assert main(["rezero", "claims", "--only", "bert", *out]) == 1
+    figures = re.findall(r"^!\[.+\]\((.+)\)$", (tmp_path / "claims.md").read_text(), re.MULTILINE)
+    assert figures == ["claims.png", "claims_alpha.png"]
 
 
 def test_a_report_of_whole_grids_says_whether_bars_are_met(tmp_path):
@@ -243,7 +246,7 @@ def test_signals_at_initialisation(tmp_path):
     for method in ("fully connected, rezero", "encoder, rezero"):
         assert all(value == 1 for value in values[method][8])
     assert values["fully connected, vanilla"][8][-1] < 1e-2
-    assert main(["rezero", "jacobian", "--depths", "1", "2", "--out", str(tmp_path / "jacobian.png")]) == 0
-    assert (tmp_path / "jacobian.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["rezero", "jacobian", "--depths", "1", "2", "--out", str(tmp_path / "new" / "jacobian.png")]) == 0
+    assert (tmp_path / "new" / "jacobian.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="a depth is 0"):
         new_networks([0])

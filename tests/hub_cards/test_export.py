@@ -180,6 +180,9 @@ def test_command_prints_the_files_and_how_to_load(run_dir, tmp_path, capsys):
     assert first == "from transformers import pipeline"
     assert second == f'pipe = pipeline("text-generation", model="{out}", trust_remote_code=True)'
     compile("\n".join([first, second, third]), "printed", "exec")
+    # By itself a pipeline generates 256 tokens, more than a small model has positions.
+    assert third == 'print(pipe("The history of", max_new_tokens=50))'
+    assert third in (out / "README.md").read_text()
     assert AutoTokenizer.from_pretrained(out)("The").input_ids == [3]
 
 

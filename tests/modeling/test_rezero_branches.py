@@ -108,6 +108,14 @@ def test_under_autocast_alpha_and_the_stream_stay_in_float32():
     assert lowered[0].branch.resweight.device.type == "meta"
 
 
+def test_a_module_in_bfloat16_stays_so():
+    model = rezero(tiny_gpt2().to(torch.bfloat16), ["transformer.h.*.attn", "transformer.h.*.mlp"])
+    output = model(torch.tensor([[5, 6, 7]]))
+    assert output.logits.dtype == torch.bfloat16
+    output.logits.float().square().mean().backward()
+    assert model.transformer.h[0].attn.resweight.grad.dtype == torch.float32
+
+
 def test_residual_weights_are_reset_after_an_initialisation_of_everything():
     model = rezero(network(), ["*.branch"])
     for parameter in model.parameters():

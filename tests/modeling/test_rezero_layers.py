@@ -138,6 +138,19 @@ def test_padded_rows_equal_rows_alone_in_training_and_evaluation(nested):
     torch.testing.assert_close(evaluated[1:2, :-3], alone)
 
 
+def test_the_causal_flag_goes_with_a_padding_mask():
+    stack = encoder(batch_first=True)
+    x = torch.randn(BATCH, TIME, WIDTH)
+    padding = torch.zeros(BATCH, TIME, dtype=torch.bool)
+    padding[1, -3:] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of masks of two types
+        output = stack(x, src_key_padding_mask=padding, is_causal=True)
+    causal = torch.ones(TIME, TIME, dtype=torch.bool).triu(1)
+    torch.testing.assert_close(output, stack(x, mask=causal, src_key_padding_mask=padding))
+    torch.testing.assert_close(output[1:2, :-3], stack(x[1:2, :-3], is_causal=True))
+
+
 def test_dropout_is_only_for_training():
     stack = encoder(dropout=0.5)
     x = torch.randn(TIME, BATCH, WIDTH)
