@@ -20,7 +20,8 @@ def rezero(module: nn.Module, branches: Iterable[str], norms: Iterable[str] = ()
     """Gives each named branch of `module`, in place, a residual weight that starts at 0.
 
     What a branch returns must be what is added to the stream: a gate on its input would stop all gradients. The
-    weights are float32; under autocast they keep what they scale, and with it the stream, in float32.
+    weights are float32, also in a model of half precision, whose stream keeps its type; under autocast they keep what
+    they scale, and with it the stream, in float32.
 
     Args:
         module (`nn.Module`):
@@ -35,8 +36,8 @@ def rezero(module: nn.Module, branches: Iterable[str], norms: Iterable[str] = ()
         `module`.
 
     Raises:
-        ValueError: a name without a module, a branch within another one, or one that has a residual weight already.
-            `module` is unchanged then.
+        ValueError: a name without a module, a branch within another one or within a norm, one that has a residual
+            weight already, or a norm of torch's own encoder layer. `module` is unchanged then.
     """
     chosen = _named(module, branches)
     dropped = _named(module, norms)
@@ -46,11 +47,17 @@ def rezero(module: nn.Module, branches: Iterable[str], norms: Iterable[str] = ()
         inside = next((other for other in chosen if other.startswith(f"{name}.")), None)
         if inside is not None:
             raise ValueError(f"{inside} lies within {name}: name one of the two, or both would scale the same branch")
-    for branch in chosen.values():
+    for name in dropped:
+        inside = next((other for other in chosen if f"{other}.".startswith(f"{name}.")), None)
+        if inside is not None:
+            raise ValueError(f"the branch {inside} would go with the norm {name}: name only normalisations in norms")
+        if isinstance(module.get_submodule(name.rpartition(".")[0]), nn.TransformerEncoderLayer):
+            raise ValueError(f"torch reads settings of the norm {name} in evaluation: use RZTXEncoderLayer instead")
+    for branch in set(chosen.values()):  # one that has several names is one
         device = next((parameter.device for parameter in branch.parameters()), None)
         branch.resweight = nn.Parameter(torch.zeros(1, device=device))
         branch.register_forward_hook(_scale_output)
-    for name in dropped:
+    for name in sorted(dropped, reverse=True):  # what lies within another one first
         module.set_submodule(name, nn.Identity())
     return module
 
@@ -69,7 +76,9 @@ def _named(module: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Module]:
     found = {}
     for pattern in patterns:
         matching = {
-            name: submodule for name, submodule in module.named_modules() if name and fnmatchcase(name, pattern)
+            name: submodule
+            for name, submodule in module.named_modules(remove_duplicate=False)  # shared ones by all their names
+            if name and fnmatchcase(name, pattern)
         }
         if not matching:
             raise ValueError(
@@ -82,5 +91,6 @@ def _named(module: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Module]:
 
 def _scale_output(branch: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Any, ...]) -> Any:
     if isinstance(output, tuple):
-        return branch.resweight * output[0], *output[1:]
-    return branch.resweight * output
+        return _scale_output(branch, inputs, output[0]), *output[1:]
+    scaled = branch.resweight * output
+    return scaled if torch.is_autocast_enabled(output.device.type) else scaled.to(output.dtype)
