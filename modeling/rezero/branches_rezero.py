@@ -92,5 +92,10 @@ def _named(module: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Module]:
 def _scale_output(branch: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Any, ...]) -> Any:
     if isinstance(output, tuple):
         return _scale_output(branch, inputs, output[0]), *output[1:]
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"a branch ({type(branch).__name__}) returned a {type(output).__name__}, but has to return a tensor or a "
+            "tuple that begins with one"
+        )
     scaled = branch.resweight * output
     return scaled if torch.is_autocast_enabled(output.device.type) else scaled.to(output.dtype)

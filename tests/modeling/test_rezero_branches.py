@@ -158,6 +158,12 @@ def test_wrong_names_are_refused_and_nothing_changes(branches, norms, message):
     assert torch.isfinite(F.relu(model(torch.randn(2, 8)))).all()
 
 
+def test_what_a_branch_may_not_return_is_named():
+    model = rezero(tiny_gpt2(), ["transformer"])
+    with pytest.raises(TypeError, match=r"a branch \(GPT2Model\) returned a BaseModelOutput"):
+        model(torch.tensor([[1, 2]]))
+
+
 def test_norms_of_torchs_own_layers_are_refused():
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 1, enable_nested_tensor=False)
     with pytest.raises(ValueError, match=r"the norm layers\.0\.norm1 in evaluation: use RZTXEncoderLayer"):
