@@ -21,7 +21,8 @@ def rezero(module: nn.Module, branches: Iterable[str], norms: Iterable[str] = ()
 
     What a branch returns must be what is added to the stream: a gate on its input would stop all gradients. The
     weights are float32, also in a model of half precision, whose stream keeps its type; under autocast they keep what
-    they scale, and with it the stream, in float32.
+    they scale, and with it the stream, in float32. An adapter (LoRA) belongs to modules inside a branch: around the
+    branch itself it would be added without alpha, but merged with it.
 
     Args:
         module (`nn.Module`):

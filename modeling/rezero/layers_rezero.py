@@ -90,10 +90,10 @@ class _ReZeroLayer(nn.Module):
             masks = {"attn_mask": mask, "key_padding_mask": key_padding_mask, "is_causal": is_causal}
             output, _ = attention(x, memory, memory, need_weights=False, **masks)
             return self.dropout_branch(self._weigh(output))
-        if not _as_built(attention.out_proj, NonDynamicallyQuantizableLinear):
+        if not isinstance(attention.out_proj, NonDynamicallyQuantizableLinear):
             raise ValueError(
-                f"out_proj was replaced by {type(attention.out_proj).__name__} or has hooks, but attention reads its "
-                "weights and never calls it: adapt or hook the whole attention module instead"
+                f"out_proj was replaced by {type(attention.out_proj).__name__}, but attention reads its weights and "
+                "never calls it: adapt the whole attention module instead"
             )
         if swap:
             x = x.transpose(0, 1)

@@ -224,6 +224,14 @@ def test_hooks_are_called_and_an_output_projection_that_nothing_calls_is_refused
         adapted(x)
 
 
+def test_parametrized_projections_are_what_they_are_without():
+    layer, x = encoder().layers[0], torch.randn(TIME, BATCH, WIDTH)
+    expected = layer(x)
+    for projection in (layer.self_attn.out_proj, layer.linear2):
+        torch.nn.utils.parametrizations.weight_norm(projection)
+    torch.testing.assert_close(layer(x), expected)
+
+
 # Names and shapes of the state dicts that the authors' package writes, for a width of 16 and 32 hidden units.
 ATTENTION = {
     "in_proj_weight": (48, 16),
