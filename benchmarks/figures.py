@@ -93,7 +93,7 @@ def draw_loss_curves(curves: dict[str, dict[str, list[list[float]]]], path: Path
                 label = method.replace("_", " ") if j == 0 else None
                 axes.plot(range(1, len(losses) + 1), losses, color=f"C{i}", alpha=0.4 if j else 1.0, label=label)
         axes.set(title=claim, xlabel="step", ylabel="averaged training loss", yscale="log")
-        highest = max(seeds[0][0] for seeds in methods.values() if seeds[0])
+        highest = max((seeds[0][0] for seeds in methods.values() if seeds[0]), default=10)
         axes.set_ylim(top=3 * min(highest, 10))  # what diverges leaves the panel
         axes.legend()
     figure.savefig(path, dpi=90)
@@ -154,9 +154,9 @@ def draw_singular_values(values: dict[str, dict[int, list[float]]], path: Path) 
 
 
 def _panels(count: int, **options):
-    """A figure of so many panels, three a row."""
-    columns = min(count, 3)
-    rows = -(-count // columns)
+    """A figure of so many panels, three a row; without any, of an empty one."""
+    columns = max(min(count, 3), 1)
+    rows = max(-(-count // columns), 1)
     figure = _new_figure(4.6 * columns, 3.6 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, **options).ravel()
     for axes in panels[count:]:

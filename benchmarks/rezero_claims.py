@@ -202,12 +202,19 @@ def made_with(claim: Claim, run: Run) -> dict[str, Any]:
 
 
 def result_of(folder: Path, claim: Claim, run: Run) -> dict[str, Any] | None:
-    """What was recorded earlier, or None where that has to be done (again)."""
+    """What was recorded earlier, or None where that has to be done (again).
+
+    Raises:
+        `ValueError`: the file is damaged.
+    """
     path = run.path(folder)
     if not path.is_file():
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return kept["result"] if kept["made_with"] == made_with(claim, run) else None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return kept["result"] if kept["made_with"] == made_with(claim, run) else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and its run is made again") from error
 
 
 def run_claims(
@@ -271,7 +278,8 @@ def collect(folder: Path, claims: Mapping[str, Claim]) -> dict[str, Any]:
     for name, claim in claims.items():
         runs = results(folder, name, claim)
         done = sum(len(seeds) for rates in runs.values() for seeds in rates.values())
-        collected["missing"] += len(list(runs_of(name, claim))) - done
+        missing = len(list(runs_of(name, claim))) - done
+        collected["missing"] += missing
         clock = "wall_seconds" if claim.size.get("device") == "cuda" else "cpu_seconds"
         summary = summarise(runs, claim.steps, claim.thresholds, claim.target, claim.classes, clock)
         if not summary:
@@ -294,7 +302,10 @@ def collect(folder: Path, claims: Mapping[str, Claim]) -> dict[str, Any]:
         bars = [ratio_bar(name, summary, *ratio, claim.steps, claim.target) for ratio in claim.ratios]
         if claim.within is not None:
             bars.append(steps_bar(name, summary, claim.within, claim.target))
-        collected["bars"] += [entry for entry in bars if entry is not None]
+        bars = [entry for entry in bars if entry is not None]
+        for entry in bars if missing else []:
+            entry["what"] += f" ({missing} runs of this grid are missing)"
+        collected["bars"] += bars
     return collected
 
 

@@ -37,6 +37,8 @@ def _claims(args: argparse.Namespace) -> int:
 
     from seqzoo.benchmarks.rezero_claims import CLAIMS, chosen, run_claims, write_report
 
+    if args.report and args.methods:
+        raise ValueError("--methods chooses what runs, and --report runs nothing: leave one of them out")
     claims = chosen(CLAIMS[args.scale], args.only)
     folder = Path(args.out)
     if not args.report:

@@ -4,7 +4,7 @@
 
 - `digits`: the 1,797 handwritten digits that scikit-learn brings along (8x8, as RGB);
 - a folder or `.zip` of image files, `train/<class>/*.png` and `test/<class>/*.png`, or `<class>/*.png` alone; classes
-  in the order of their names;
+  in the order of their names; what is hidden (a leading dot) is passed over;
 - a folder of CIFAR-10's binary version (`data_batch_1.bin`, ...). The version for Python is pickles and is refused;
 - a dataset on the Hub, or a folder that the datasets library wrote, with one image and one label column.
 
@@ -121,7 +121,8 @@ def load_images(
     Raises:
         `ImportError`: `digits` without scikit-learn, or image files without Pillow.
         `FileNotFoundError`: there is no such source.
-        `ValueError`: pickles, no classes, classes of one part that the other lacks, or images of different sizes.
+        `ValueError`: pickles, no classes or no one folder of them, classes of one part that the other lacks, images
+            that are damaged, of different sizes or of more than 8 bits, or images without a class.
     """
     path = Path(source)
     license, dataset = None, None
@@ -145,6 +146,7 @@ def load_images(
         raise ValueError(
             f"the images of {source} are {height}x{width}: only image files are scaled; remove image_size"
         )
+    _one_size([part.images.shape[2:] for part in parts], source)
     if len(parts) == 1:
         parts = _hold_out(parts[0], validation_fraction)
     return ImageCorpus(*parts, classes, source, license, dataset)
@@ -264,12 +266,16 @@ def _hold_out(data: LabelledImages, fraction: float) -> list[LabelledImages]:
 
 
 def _read_archive(path: Path, size: int | None) -> tuple[list[LabelledImages], tuple[str, ...]]:
-    with zipfile.ZipFile(path) as archive:
-        return _read_files({PurePosixPath(name): archive.open for name in archive.namelist()}, str(path), size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
+            return _read_files(dict.fromkeys(names, archive.open), str(path), size)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is no .zip or is damaged ({error}); fetch it again") from error
 
 
 def _read_folder(path: Path, size: int | None) -> tuple[list[LabelledImages], tuple[str, ...]]:
-    names = [PurePosixPath(file.relative_to(path).as_posix()) for file in path.rglob("*")]
+    names = [PurePosixPath(file.relative_to(path).as_posix()) for file in path.rglob("*") if file.is_file()]
     return _read_files(dict.fromkeys(names, lambda name: (path / name).open("rb")), str(path), size)
 
 
@@ -277,15 +283,22 @@ def _read_files(
     files: dict[PurePosixPath, Any], source: str, size: int | None
 ) -> tuple[list[LabelledImages], tuple[str, ...]]:
     """Images by the names of their folders; `files` opens each by its name."""
-    found: dict[str, dict[str, list[PurePosixPath]]] = {}
+    found: dict[PurePosixPath, dict[str, list[PurePosixPath]]] = {}
     for name in sorted(files):
-        if name.suffix.lower() in _SUFFIXES and len(name.parts) >= 2:
-            part = name.parts[-3] if len(name.parts) > 2 else ""
-            found.setdefault(part, {}).setdefault(name.parts[-2], []).append(name)
-    held_out = next((part for part in _HELD_OUT_NAMES if part in found), None)
-    train = next((part for part in found if part not in _HELD_OUT_NAMES), None)
-    if train is None:
+        hidden = any(part.startswith(".") for part in name.parts)
+        if name.suffix.lower() in _SUFFIXES and len(name.parts) >= 2 and not hidden:
+            found.setdefault(name.parent.parent, {}).setdefault(name.parent.name, []).append(name)
+    to_train = [part for part in found if part.name not in _HELD_OUT_NAMES]
+    if not to_train:
         raise ValueError(f"{source} has no images in folders named by their class, such as train/cat/1.png")
+    first = next((kind for kind in _HELD_OUT_NAMES if any(part.name == kind for part in found)), None)
+    to_hold_out = [part for part in found if part.name == first]
+    for parts in (to_train, to_hold_out):
+        if len(parts) > 1:
+            raise ValueError(
+                f"{source} has folders of classes in {', '.join(str(part) for part in parts)}: keep one of them"
+            )
+    train, held_out = to_train[0], to_hold_out[0] if to_hold_out else None
     classes = tuple(found[train])
     if held_out is not None and not set(found[held_out]) <= set(classes):
         unknown = ", ".join(sorted(set(found[held_out]) - set(classes)))
@@ -307,12 +320,16 @@ def _decode(file: Any, name: str, size: int | None) -> np.ndarray:
     with file:
         try:
             return _pixels(Image.open(io.BytesIO(file.read())), size)
-        except (UnidentifiedImageError, OSError) as error:
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{name} is no image or is damaged ({error}); remove it or fetch it again") from error
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
 def _pixels(image: Any, size: int | None) -> np.ndarray:
     """A picture of Pillow's as uint8 [channel, height, width], scaled as an image processor does by default."""
+    if image.mode[0] in "IF":  # all above 255 would become white
+        raise ValueError(f"pixels of more than 8 bits (mode {image.mode}): scale them to 8 and save them again")
     image = image.convert("RGB")
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), resample=2)  # bilinear
@@ -320,11 +337,15 @@ def _pixels(image: Any, size: int | None) -> np.ndarray:
 
 
 def _stack(images: list[np.ndarray], source: str) -> np.ndarray:
-    sizes = {image.shape[1:] for image in images}
-    if len(sizes) != 1:
+    _one_size([image.shape[1:] for image in images], source)
+    return np.stack(images)
+
+
+def _one_size(shapes: Sequence[tuple[int, ...]], source: str) -> None:
+    sizes = set(shapes)
+    if len(sizes) > 1:
         some = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:3])
         raise ValueError(f"{source} has images of different sizes ({some}, ...); set image_size to scale them to one")
-    return np.stack(images)
 
 
 def _read_cifar(path: Path) -> tuple[list[LabelledImages], tuple[str, ...]]:
@@ -368,7 +389,7 @@ def _read_dataset(
         splits = saved if isinstance(saved, DatasetDict) else {split: saved}
     else:
         splits = {part: load_dataset(source, name, split=part) for part in (split, validation) if part}
-    parts = []
+    parts, classes = [], []
     for part in (split, validation):
         if part is None:
             continue
@@ -383,7 +404,12 @@ def _read_dataset(
                 f"{source} has {len(columns[0])} image and {len(columns[1])} label columns, but takes one of each"
             )
         (image,), (label,) = columns
-        classes = tuple(features[label].names)
-        pixels = [_pixels(row, size) for row in splits[part][image]]
-        parts.append(LabelledImages(_stack(pixels, source), np.array(splits[part][label], dtype=np.int64)))
-    return parts, classes
+        classes.append(tuple(features[label].names))
+        rows, labels = splits[part][image], splits[part][label]
+        if any(row is None for row in rows) or any(row is None or row < 0 for row in labels):
+            raise ValueError(f"{source}: {part} has rows without an image or a label; choose a labelled split")
+        pixels = [_pixels(row, size) for row in rows]
+        parts.append(LabelledImages(_stack(pixels, source), np.array(labels, dtype=np.int64)))
+    if len(set(classes)) > 1:
+        raise ValueError(f"{source}: the classes of {validation} are not those of {split}, or in another order")
+    return parts, classes[0]

@@ -163,7 +163,9 @@ def _processor(recipe: Recipe, corpus: ImageCorpus) -> BaseImageProcessor:
         return AutoImageProcessor.from_pretrained(recipe.model.init_from)
     mean, std = corpus.mean_and_std()
     height, width = corpus.train.images.shape[2:]
-    return ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=mean, image_std=std)
+    return ViTImageProcessorPil(
+        size={"height": height, "width": width}, image_mean=mean, image_std=std, do_convert_rgb=True
+    )
 
 
 def _model(recipe: Recipe, corpus: ImageCorpus) -> PreTrainedModel:

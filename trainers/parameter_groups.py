@@ -6,6 +6,7 @@ A residual weight is alpha of ReZero's `x + alpha F(x)` and its kin: a parameter
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -31,7 +32,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The trained parameters of a model, in groups as `torch.optim` takes them; no group is empty.
 
-    Matrices decay; biases, norms (one axis), embeddings (tied heads included) and residual weights do not.
+    Matrices decay; biases and norms (one axis, or a stack of such by its name), embeddings (tied heads included) and
+    residual weights do not.
 
     Args:
         model (`nn.Module`):
@@ -51,11 +53,15 @@ def parameter_groups(
     embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     residual = list(residual_weights(model).values())
     apart = {*embeddings, *residual}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim >= 2 and parameter not in apart]
-    others = [parameter for parameter in trained if parameter not in {*decayed, *residual}]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    decayed = [
+        parameter
+        for name, parameter in trained.items()
+        if parameter.ndim >= 2 and parameter not in apart and not name.endswith(("bias", "norm_weight"))
+    ]
+    others = [parameter for parameter in trained.values() if parameter not in {*decayed, *residual}]
     if residual_lr is None and residual:
-        residual_lr = min(lr, 1 / sum(len(parameter) for parameter in residual))  # one a row
+        residual_lr = min(lr, 1 / sum(len(torch.atleast_1d(parameter)) for parameter in residual))  # one a row
     betas = {} if residual_betas is None else {"betas": tuple(residual_betas)}
     groups = [
         {"params": decayed, "lr": lr, "weight_decay": weight_decay},

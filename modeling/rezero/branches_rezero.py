@@ -20,8 +20,9 @@ def rezero(module: nn.Module, branches: Iterable[str], norms: Iterable[str] = ()
     """Gives each named branch of `module`, in place, a residual weight that starts at 0.
 
     What a branch returns must be what is added to the stream: a gate on its input would stop all gradients. The
-    weights are float32, whatever the module's dtype; under autocast they keep what they scale, and with it the stream,
-    in float32.
+    weights are float32, also in a model of half precision, whose stream keeps its type; under autocast they keep what
+    they scale, and with it the stream, in float32. An adapter (LoRA) belongs to modules inside a branch: around the
+    branch itself it would be added without alpha, but merged with it.
 
     Args:
         module (`nn.Module`):
@@ -36,8 +37,8 @@ def rezero(module: nn.Module, branches: Iterable[str], norms: Iterable[str] = ()
         `module`.
 
     Raises:
-        ValueError: a name without a module, a branch within another one, or one that has a residual weight already.
-            `module` is unchanged then.
+        ValueError: a name without a module, a branch within another one or within a norm, one that has a residual
+            weight already, or a norm of torch's own encoder layer. `module` is unchanged then.
     """
     chosen = _named(module, branches)
     dropped = _named(module, norms)
@@ -47,11 +48,17 @@ def rezero(module: nn.Module, branches: Iterable[str], norms: Iterable[str] = ()
         inside = next((other for other in chosen if other.startswith(f"{name}.")), None)
         if inside is not None:
             raise ValueError(f"{inside} lies within {name}: name one of the two, or both would scale the same branch")
-    for branch in chosen.values():
+    for name in dropped:
+        inside = next((other for other in chosen if f"{other}.".startswith(f"{name}.")), None)
+        if inside is not None:
+            raise ValueError(f"the branch {inside} would go with the norm {name}: name only normalisations in norms")
+        if isinstance(module.get_submodule(name.rpartition(".")[0]), nn.TransformerEncoderLayer):
+            raise ValueError(f"torch reads settings of the norm {name} in evaluation: use RZTXEncoderLayer instead")
+    for branch in set(chosen.values()):  # one that has several names is one
         device = next((parameter.device for parameter in branch.parameters()), None)
         branch.resweight = nn.Parameter(torch.zeros(1, device=device))
         branch.register_forward_hook(_scale_output)
-    for name in dropped:
+    for name in sorted(dropped, reverse=True):  # what lies within another one first
         module.set_submodule(name, nn.Identity())
     return module
 
@@ -70,7 +77,9 @@ def _named(module: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Module]:
     found = {}
     for pattern in patterns:
         matching = {
-            name: submodule for name, submodule in module.named_modules() if name and fnmatchcase(name, pattern)
+            name: submodule
+            for name, submodule in module.named_modules(remove_duplicate=False)  # shared ones by all their names
+            if name and fnmatchcase(name, pattern)
         }
         if not matching:
             raise ValueError(
@@ -83,11 +92,11 @@ def _named(module: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Module]:
 
 def _scale_output(branch: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Any, ...]) -> Any:
     if isinstance(output, tuple):
-        return _scaled(branch, output[0]), *output[1:]
-    return _scaled(branch, output)
-
-
-def _scaled(branch: nn.Module, y: Tensor) -> Tensor:
-    scaled = branch.resweight * y
-    # A module that is in bfloat16 as a whole could not read a stream in float32; autocast can.
-    return scaled if torch.is_autocast_enabled(y.device.type) else scaled.to(y.dtype)
+        return _scale_output(branch, inputs, output[0]), *output[1:]
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"a branch ({type(branch).__name__}) returned a {type(output).__name__}, but has to return a tensor or a "
+            "tuple that begins with one"
+        )
+    scaled = branch.resweight * output
+    return scaled if torch.is_autocast_enabled(output.device.type) else scaled.to(output.dtype)

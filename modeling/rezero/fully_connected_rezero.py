@@ -88,6 +88,8 @@ class DeepFullyConnected(nn.Module):
 
     def hidden(self, x: Tensor) -> Tensor:
         """All layers of the rule, [batch, width] -> [batch, width]."""
+        if self.residual == "rezero":  # under autocast the stream is as precise as alpha
+            x = x.to(torch.promote_types(x.dtype, self.resweight.dtype))
         depth = len(self.weight)
         size = math.isqrt(depth) if self.checkpointing and self.training else depth
         stacks = [parameter.split(size) for parameter in self._stacks()]

@@ -12,8 +12,9 @@ with one alpha for all branches of the layer, and nothing is normalised:
 
 Names and shapes of the parameters are those of the package that the authors published (`resweight`, shape [1]), so its
 state dicts load. alpha multiplies the last projection's weight and bias rather than its output: the same function and
-gradient, without another activation to save. torch's layers are not subclassed: `nn.TransformerEncoder` would run
-those on a fast path of its own in evaluation, which normalises and knows no alpha.
+gradient, without another activation to save. Where a projection was wrapped or replaced (LoRA, quantization, hooks) it
+is called, and alpha multiplies its output. torch's layers are not subclassed: `nn.TransformerEncoder` would run those
+on a fast path of its own in evaluation, which normalises and knows no alpha.
 """
 
 import math
@@ -23,6 +24,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.module import register_module_module_registration_hook
 
 
@@ -54,6 +56,7 @@ class _ReZeroLayer(nn.Module):
             )
         if nhead < 1 or d_model % nhead:
             raise ValueError(f"d_model is {d_model}, but must be a multiple of nhead, which is {nhead}")
+        self.batch_first = batch_first
         self.activation = activation if callable(activation) else ACTIVATIONS[activation]
         where = {"device": device, "dtype": dtype}
         attention = {"dropout": dropout, "bias": bias, "batch_first": batch_first, **where}
@@ -64,7 +67,9 @@ class _ReZeroLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear2 = nn.Linear(dim_feedforward, d_model, bias=bias, **where)
         self.dropout_branch = nn.Dropout(dropout)
-        self.resweight = nn.Parameter(torch.zeros(1, **where))
+        # At least float32: in half precision most steps of alpha would round to none.
+        precise = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
+        self.resweight = nn.Parameter(torch.zeros(1, device=device, dtype=precise))
         _warn_about_norms()
 
     def _attend(
@@ -78,16 +83,26 @@ class _ReZeroLayer(nn.Module):
     ) -> Tensor:
         """alpha times attention from `x` to `memory`, with dropout."""
         itself = memory is x
-        swap = attention.batch_first and x.dim() == 3
-        if swap:
-            x = x.transpose(0, 1)
-            memory = x if itself else memory.transpose(0, 1)
+        swap = self.batch_first and x.dim() == 3
         if is_causal and mask is None:  # which torch's function wants beside the flag
-            mask = torch.ones(len(x), len(memory), dtype=torch.bool, device=x.device).triu(1)
+            times = [len(y[0] if swap else y) for y in (x, memory)]
+            mask = torch.ones(times, dtype=torch.bool, device=x.device).triu(1)
             # torch's encoder makes the padding mask float, and torch's function wants both of one type.
             if key_padding_mask is not None and key_padding_mask.is_floating_point():
                 mask = torch.zeros_like(mask, dtype=key_padding_mask.dtype).masked_fill(mask, -math.inf)
-        weight, bias = self._scaled(attention.out_proj)
+        if not _as_built(attention, nn.MultiheadAttention):
+            masks = {"attn_mask": mask, "key_padding_mask": key_padding_mask, "is_causal": is_causal}
+            output, _ = attention(x, memory, memory, need_weights=False, **masks)
+            return self.dropout_branch(self._weigh(output))
+        if not isinstance(attention.out_proj, NonDynamicallyQuantizableLinear):
+            raise ValueError(
+                f"out_proj was replaced by {type(attention.out_proj).__name__}, but attention reads its weights and "
+                "never calls it: adapt the whole attention module instead"
+            )
+        if swap:
+            x = x.transpose(0, 1)
+            memory = x if itself else memory.transpose(0, 1)
+        weight, bias = self._weighed(attention.out_proj)
         output, _ = F.multi_head_attention_forward(
             x,
             memory,
@@ -113,11 +128,21 @@ class _ReZeroLayer(nn.Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         """alpha times the feed-forward network, with dropout."""
         hidden = self.dropout(self.activation(self.linear1(x)))
-        return self.dropout_branch(F.linear(hidden, *self._scaled(self.linear2)))
+        if _as_built(self.linear2, nn.Linear):
+            return self.dropout_branch(F.linear(hidden, *self._weighed(self.linear2)))
+        return self.dropout_branch(self._weigh(self.linear2(hidden)))
 
-    def _scaled(self, projection: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    def _weighed(self, projection: nn.Linear) -> tuple[Tensor, Tensor | None]:
         bias = projection.bias
-        return self.resweight * projection.weight, None if bias is None else self.resweight * bias
+        return self._weigh(projection.weight), None if bias is None else self._weigh(bias)
+
+    def _weigh(self, tensor: Tensor) -> Tensor:
+        return (self.resweight * tensor).to(tensor.dtype)
+
+
+def _as_built(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether reading its weights is the same as calling it."""
+    return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 class RZTXEncoderLayer(_ReZeroLayer):
@@ -139,7 +164,7 @@ class RZTXEncoderLayer(_ReZeroLayer):
         bias (`bool`, defaults to `True`):
             Whether projections have biases.
         device, dtype (*optional*):
-            Of the parameters.
+            Of the parameters; alpha is float32 at least.
 
     Raises:
         ValueError: an activation that is neither known nor a function, or heads that do not divide the width.

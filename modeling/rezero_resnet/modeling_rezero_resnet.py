@@ -91,7 +91,7 @@ class ReZeroResNetBlock(nn.Module):
         if config.shortcut == "projection" and (stride > 1 or self.new_channels):
             self.projection = ReZeroResNetConvolution(self.rule, in_size, out_size, 1, stride)
         if self.rule in ("rezero", "skipinit"):
-            self.resweight = nn.Parameter(torch.zeros(1))
+            self.resweight = nn.Parameter(torch.zeros(1, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         skip = self._shortcut(x)
@@ -99,10 +99,14 @@ class ReZeroResNetBlock(nn.Module):
             x = F.relu(layer(x))
         x = self.branch[-1](x)
         if self.rule == "rezero":
-            return skip + self.resweight * F.relu(x)
+            return skip + self._weigh(F.relu(x))
         if self.rule == "skipinit":
-            x = self.resweight * x
+            x = self._weigh(x)
         return F.relu(skip + x)
+
+    def _weigh(self, x: Tensor) -> Tensor:
+        """alpha times the branch: under autocast in alpha's float32, else of the type of the model's weights."""
+        return (self.resweight * x).to(self.branch[-1].conv.weight.dtype)
 
     def _shortcut(self, x: Tensor) -> Tensor:
         """The input at the size of the output."""
@@ -122,6 +126,13 @@ class ReZeroResNetPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ["ReZeroResNetBlock"]
+
+    def __init__(self, config: ReZeroResNetConfig, *args, **kwargs):
+        config.validate_choices()  # again, for fields may have been set since
+        config.validate_sizes()
+        super().__init__(config, *args, **kwargs)
+        if config.block in ("rezero", "skipinit"):
+            self._keep_in_fp32_modules_strict = ["resweight"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -18,6 +18,7 @@ from seqzoo.modeling.rezero_transformer.configuration_rezero_transformer import 
 from seqzoo.modeling.rezero_transformer.layer_rezero_transformer import (
     ReZeroTransformerAttention,
     ReZeroTransformerLayer,
+    WeightedLinear,
 )
 from seqzoo.modeling.rezero_transformer.residual_rezero_transformer import (
     RESIDUALS,
@@ -124,13 +125,19 @@ class ReZeroTransformerPreTrainedModel(PreTrainedModel):
         """Multiply the residual weights into the output projections, for inference: the same model without them.
 
         Raises:
-            ValueError: the kind of residual has no weights, or they were folded before.
+            ValueError: the kind of residual has no weights, they were folded before, a projection has an adapter, or
+                this is one part of an encoder-decoder.
         """
         if self.config.residual not in FOLDABLE or self.config.residual_weights_folded:
             raise ValueError(
                 f"there are no residual weights to fold: residual={self.config.residual!r}, "
                 f"residual_weights_folded={self.config.residual_weights_folded}"
             )
+        if getattr(self, "part", "alone") != "alone":
+            raise ValueError(f"this is the {self.part} of an encoder-decoder, whose config says it of both: fold that")
+        for name, module in self.named_modules():
+            if name.endswith((".o_proj", ".down_proj")) and not isinstance(module, WeightedLinear):
+                raise ValueError(f"{name} was replaced by {type(module).__name__}: merge adapters before folding")
         layers = [module for module in self.modules() if isinstance(module, ReZeroTransformerLayer)]
         for layer in layers:
             outputs = [layer.self_attention.o_proj, layer.feed_forward.down_proj]
@@ -224,8 +231,8 @@ class ReZeroTransformerModel(ReZeroTransformerPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `[batch, past + time]`, *optional*): 0 for padding, on either
                 side. Positions count the other tokens unless `position_ids` are given.
             position_ids (`torch.LongTensor` of shape `[batch, time]`, *optional*): Positions. In a causal model,
-                without a mask and a cache, a step whose position is not its predecessor's plus one starts a new
-                sequence (packing).
+                without a mask and a cache to go on from, a step whose position is not its predecessor's plus one
+                starts a new sequence (packing).
             past_key_values (`Cache`, *optional*): Keys and values to go on from; updated by the call.
             encoder_hidden_states (`torch.Tensor` of shape `[batch, source, hidden_size]`, *optional*),
                 encoder_attention_mask (`torch.Tensor` of shape `[batch, source]`, *optional*): What a decoder reads.
@@ -246,10 +253,6 @@ class ReZeroTransformerModel(ReZeroTransformerPreTrainedModel):
             raise ValueError("the input is empty; start from at least one token, such as config.bos_token_id")
         if not self.config.is_causal:
             past_key_values = use_cache = None
-        elif use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-            if encoder_hidden_states is not None:
-                past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         if attention_mask is not None and attention_mask.ndim == 2 and can_read(attention_mask):
             if attention_mask.shape != (batch, past + time):
@@ -258,8 +261,20 @@ class ReZeroTransformerModel(ReZeroTransformerPreTrainedModel):
                     f"[{batch}, {past + time}]"
                 )
 
+        # Before a new cache is made: the library takes a cache, empty or not, for the absence of packing.
         mask, memory_mask = self._mask(inputs_embeds, attention_mask, position_ids, past_key_values), None
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+            if encoder_hidden_states is not None:
+                past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
         if encoder_hidden_states is not None:
+            source = encoder_hidden_states.shape[:2]
+            if encoder_attention_mask is not None and encoder_attention_mask.ndim == 2:
+                if encoder_attention_mask.shape != source:
+                    raise ValueError(
+                        f"the encoder's attention_mask has shape {list(encoder_attention_mask.shape)}; expected "
+                        f"[batch, source] = {list(source)}"
+                    )
             memory_mask = create_bidirectional_mask(
                 self.config,
                 inputs_embeds=inputs_embeds,
@@ -319,7 +334,9 @@ class ReZeroTransformerModel(ReZeroTransformerPreTrainedModel):
         rows = self.config.max_position_embeddings
         # Reading positions waits for an accelerator: only where they can be too high, or where it is free.
         if can_read(position_ids) and (highest >= rows or position_ids.is_cpu):
-            highest = int(position_ids.max())
+            lowest, highest = (int(x) for x in position_ids.aminmax())
+            if lowest < 0:
+                raise ValueError(f"position {lowest} is below 0")
             if highest >= rows:
                 raise ValueError(
                     f"position {highest} is beyond the {rows} learned positions (max_position_embeddings). Shorten "

@@ -124,6 +124,8 @@ class ReZeroTransformerConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
         if self.initializer_range is not None and not 0 < self.initializer_range < math.inf:
             raise ValueError(f"initializer_range={self.initializer_range} must be a positive number")
+        if not 0 < self.layer_norm_epsilon < math.inf:
+            raise ValueError(f"layer_norm_epsilon={self.layer_norm_epsilon} must be a positive number")
         for name, kinds in (
             ("residual_weight_per_branch", SCALAR_WEIGHT),
             ("residual_weights_folded", FOLDABLE),

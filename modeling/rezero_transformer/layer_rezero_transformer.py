@@ -30,6 +30,14 @@ class WeightedLinear(nn.Linear):
         return F.linear(x, matrix.to(self.weight.dtype), (weight * self.bias).to(self.bias.dtype))
 
 
+def project(linear: nn.Module, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """`linear(x)` by `weight`. What wraps or replaces a linear map (LoRA, quantization) is weighed as a whole."""
+    if isinstance(linear, WeightedLinear):
+        return linear(x, weight)
+    y = linear(x)
+    return y if weight is None else (weight * y).to(y.dtype)
+
+
 class ReZeroTransformerAttention(nn.Module):
     """Multi-head attention over the input itself, or over a memory. No bias on keys, which softmax would ignore."""
 
@@ -60,7 +68,7 @@ class ReZeroTransformerAttention(nn.Module):
         output, probabilities = attend(
             self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )  # [B, T, H, D]
-        return self.o_proj(output.flatten(-2), weight), probabilities
+        return project(self.o_proj, output.flatten(-2), weight), probabilities
 
     def _keys_and_values(self, x, memory, cache) -> tuple[torch.Tensor, torch.Tensor]:
         of_memory = memory is not None
@@ -97,7 +105,7 @@ class ReZeroTransformerFeedForward(nn.Module):
         self.down_proj = WeightedLinear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-        return self.down_proj(self.dropout(self.act(self.up_proj(x))), weight)
+        return project(self.down_proj, self.dropout(self.act(self.up_proj(x))), weight)
 
 
 class ReZeroTransformerLayer(GradientCheckpointingLayer):

@@ -162,8 +162,14 @@ class ReZeroTransformerForSequenceClassification(ReZeroTransformerPreTrainedMode
                 regression or multi-label problem that `config.problem_type` names.
 
         A row's tokens are those that `attention_mask` keeps; without a mask those that are not `config.pad_token_id`,
-        which a batch of several rows needs then.
+        which a batch of several rows needs then, and which becomes the mask.
         """
+        if attention_mask is None and self.config.pad_token_id is not None and input_ids is not None:
+            kept = input_ids != self.config.pad_token_id
+            if past_key_values is None:
+                attention_mask = kept.long()
+        else:
+            kept = attention_mask
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,
@@ -175,10 +181,8 @@ class ReZeroTransformerForSequenceClassification(ReZeroTransformerPreTrainedMode
         )
         hidden_states = outputs.last_hidden_state
         batch, time = hidden_states.shape[:2]
-        if attention_mask is not None:
-            kept = attention_mask[:, -time:] != 0
-        elif self.config.pad_token_id is not None and input_ids is not None:
-            kept = input_ids != self.config.pad_token_id
+        if kept is not None:
+            kept = kept[:, -time:] != 0
         elif batch == 1:
             kept = torch.ones(1, time, dtype=torch.bool, device=hidden_states.device)
         else:

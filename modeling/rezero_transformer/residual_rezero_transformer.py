@@ -87,7 +87,8 @@ class ReZero(Residual):
         super().__init__(config, part)
         self.resweight = None
         if not config.residual_weights_folded:
-            self.resweight = nn.Parameter(torch.zeros(self.branches if config.residual_weight_per_branch else 1))
+            count = self.branches if config.residual_weight_per_branch else 1
+            self.resweight = nn.Parameter(torch.zeros(count, dtype=torch.float32))
 
     def reset_parameters(self):
         if self.resweight is not None:
@@ -314,7 +315,8 @@ class ZeroInit(PreNorm):
 
     def __init__(self, config: ReZeroTransformerConfig, part: str):
         super().__init__(config, part)
-        self.resweight = nn.Parameter(torch.ones(self.branches if config.residual_weight_per_branch else 1))
+        count = self.branches if config.residual_weight_per_branch else 1
+        self.resweight = nn.Parameter(torch.ones(count, dtype=torch.float32))
 
     def reset_parameters(self):
         init.ones_(self.resweight)

@@ -222,6 +222,33 @@ def test_the_command_runs_a_part_and_reports_it(tmp_path, monkeypatch, capsys):
     assert main(["rezero", "claims", "--only", "bert", *out]) == 1
     figures = re.findall(r"^!\[.+\]\((.+)\)$", (tmp_path / "claims.md").read_text(), re.MULTILINE)
     assert figures == ["claims.png", "claims_alpha.png"]
+    capsys.readouterr()
+    assert main(["rezero", "claims", "--report", "--methods", "rezero", *out]) == 1
+    assert "--report runs nothing" in capsys.readouterr().err
+
+
+def test_a_report_without_any_residual_weights_is_drawn_too(tmp_path):
+    claims = {"fc32": small("fc32")}
+    run_claims(tmp_path, claims, ["vanilla"], progress=lambda line: None)
+    write_report(tmp_path, claims)
+    assert (tmp_path / "claims_alpha.png").is_file()
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "{}"])
+def test_a_damaged_run_is_named(content, tmp_path):
+    claim = small("fc32")
+    run = next(runs_of("fc32", claim))
+    run.path(tmp_path).parent.mkdir()
+    run.path(tmp_path).write_text(content)
+    with pytest.raises(ValueError, match=r"rezero-lr0\.001-seed0\.json is damaged .*; delete it"):
+        collect(tmp_path, {"fc32": claim})
+
+
+def test_bars_of_a_grid_in_the_making_say_so(tmp_path):
+    claims = {"fc32": small("fc32")}
+    run_claims(tmp_path, claims, ["rezero", "residual", "vanilla"], progress=lambda line: None)
+    (bar,) = collect(tmp_path, claims)["bars"]
+    assert bar["what"].endswith("(4 runs of this grid are missing)")
 
 
 def test_a_report_of_whole_grids_says_whether_bars_are_met(tmp_path):

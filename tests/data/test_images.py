@@ -18,12 +18,20 @@ def png(color, size=(4, 4)):
     return file.getvalue()
 
 
+def sixteen_bits():
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 30_000, dtype=np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
 FILES = {
     "train/cat/1.png": png((255, 0, 0)),
     "train/cat/2.png": png((0, 255, 0)),
     "train/dog/1.png": png((0, 0, 255)),
     "test/dog/9.png": png((9, 9, 9)),
     "README.md": b"no image",
+    "train/cat/.thumbnails/1.png": b"hidden",
+    "__MACOSX/train/cat/._1.png": b"no image either",
 }
 
 
@@ -82,11 +90,25 @@ def test_a_folder_of_classes_alone_has_a_part_held_out(tmp_path):
         ({"train/dog/2.png": b"not a picture"}, r"train/dog/2\.png is no image or is damaged"),
         ({"train/dog/2.png": png((0, 0, 0), (5, 4))}, r"different sizes \(4x4, 4x5"),
         ({"test/bird/1.png": png((0, 0, 0))}, "test has the classes bird, which train lacks"),
+        ({"extra/cat/1.png": png((0, 0, 0))}, "has folders of classes in extra, train: keep one of them"),
+        ({"old/test/cat/1.png": png((0, 0, 0))}, "has folders of classes in old/test, test: keep one of them"),
+        ({"test/dog/9.png": png((0, 0, 0), (5, 5))}, r"different sizes \(4x4, 5x5"),
+        ({"train/dog/2.png": sixteen_bits()}, r"train/dog/2\.png: pixels of more than 8 bits \(mode I;16\)"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_named(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load_images(write_folder(tmp_path / "pets", FILES | change))
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    source = write_zip(tmp_path / "pets.zip", FILES)
+    content = bytearray((tmp_path / "pets.zip").read_bytes())
+    content[90] ^= 255  # a pixel of the first picture
+    for damaged in (content, content[:100]):
+        (tmp_path / "pets.zip").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"pets\.zip is no \.zip or is damaged"):
+            load_images(source)
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
@@ -151,6 +173,13 @@ def test_a_dataset_of_the_datasets_library(tmp_path):
     assert corpus.validation.labels.tolist() == [1]
     with pytest.raises(ValueError, match="no split 'dev'; it has train, test"):
         load_images(str(tmp_path / "saved"), validation="dev")
+    rows([0, -1, 1]).save_to_disk(tmp_path / "unlabelled")
+    with pytest.raises(ValueError, match="train has rows without an image or a label"):
+        load_images(str(tmp_path / "unlabelled"))
+    other = rows([1]).cast_column("label", ClassLabel(names=["dog", "cat"]))
+    DatasetDict({"train": rows([0, 1]), "test": other}).save_to_disk(tmp_path / "mixed")
+    with pytest.raises(ValueError, match="the classes of test are not those of train"):
+        load_images(str(tmp_path / "mixed"), validation="test")
 
 
 def test_the_shared_sample_of_cifar10(shared_data):

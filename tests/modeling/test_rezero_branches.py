@@ -108,12 +108,19 @@ def test_under_autocast_alpha_and_the_stream_stay_in_float32():
     assert lowered[0].branch.resweight.device.type == "meta"
 
 
-def test_a_module_in_bfloat16_stays_so():
-    model = rezero(tiny_gpt2().to(torch.bfloat16), ["transformer.h.*.attn", "transformer.h.*.mlp"])
-    output = model(torch.tensor([[5, 6, 7]]))
-    assert output.logits.dtype == torch.bfloat16
-    output.logits.float().square().mean().backward()
-    assert model.transformer.h[0].attn.resweight.grad.dtype == torch.float32
+def test_a_model_of_half_precision_keeps_its_type():
+    model = rezero(network().to(torch.bfloat16), ["*.branch"])
+    assert model[0].branch.resweight.dtype == torch.float32
+    assert model(torch.randn(5, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_modules_with_several_names_are_changed_under_all_of_them():
+    model = network(2)
+    model[1].norm, model[1].branch = model[0].norm, model[0].branch
+    rezero(model, ["*.branch"], ["*.norm"])
+    assert all(type(block.norm) is nn.Identity for block in model)
+    assert model[0].branch.resweight is model[1].branch.resweight
+    assert len(model[0].branch._forward_hooks) == 1
 
 
 def test_residual_weights_are_reset_after_an_initialisation_of_everything():
@@ -139,6 +146,7 @@ def test_the_initialisation_of_a_library_model_leaves_alpha_alone():
         (["*.branch"], ["norm"], "no submodule 'norm'"),
         (["0", "0.branch"], [], r"0\.branch lies within 0"),
         ("0.branch", [], "are lists of names, not '0.branch' alone"),
+        (["0.branch.2"], ["*.branch"], r"the branch 0\.branch\.2 would go with the norm 0\.branch"),
     ],
 )
 def test_wrong_names_are_refused_and_nothing_changes(branches, norms, message):
@@ -148,6 +156,18 @@ def test_wrong_names_are_refused_and_nothing_changes(branches, norms, message):
         rezero(model, branches, norms)
     assert set(model.state_dict()) == names
     assert torch.isfinite(F.relu(model(torch.randn(2, 8)))).all()
+
+
+def test_what_a_branch_may_not_return_is_named():
+    model = rezero(tiny_gpt2(), ["transformer"])
+    with pytest.raises(TypeError, match=r"a branch \(GPT2Model\) returned a BaseModelOutput"):
+        model(torch.tensor([[1, 2]]))
+
+
+def test_norms_of_torchs_own_layers_are_refused():
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 1, enable_nested_tensor=False)
+    with pytest.raises(ValueError, match=r"the norm layers\.0\.norm1 in evaluation: use RZTXEncoderLayer"):
+        rezero(model, ["layers.*.self_attn", "layers.*.linear2"], ["layers.*.norm*"])
 
 
 def test_a_branch_is_not_wrapped_twice():

@@ -50,6 +50,14 @@ def test_a_new_network_is_its_first_and_last_layer_whatever_its_depth():
     assert torch.equal(model(x), model.output(model.input(x)))
 
 
+def test_under_autocast_the_stream_stays_in_float32():
+    model, x = network(), torch.randn(4, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        stream = model.hidden(model.input(x))
+    assert stream.dtype == torch.float32
+    torch.testing.assert_close(stream, model.hidden(model.input(x)), rtol=0.05, atol=0.05)
+
+
 @pytest.mark.slow
 def test_ten_thousand_layers_train_within_two_gigabytes():
     import os

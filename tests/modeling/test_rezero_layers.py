@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from seqzoo.modeling.rezero.layers_rezero import RZTXDecoderLayer, RZTXEncoderLayer
@@ -199,6 +200,49 @@ def test_bfloat16_autocast_keeps_the_stream_in_float32():
     assert output.dtype == torch.float32
     assert stack.layers[0].resweight.dtype == torch.float32
     torch.testing.assert_close(output, stack(x), rtol=0.05, atol=0.05)
+
+
+def test_alpha_is_float32_in_layers_of_half_precision_and_may_be_lowered():
+    layer = away_from_zero(RZTXEncoderLayer(WIDTH, HEADS, 32, 0.0, dtype=torch.bfloat16))
+    assert layer.resweight.dtype == torch.float32
+    x = torch.randn(TIME, BATCH, WIDTH, dtype=torch.bfloat16)
+    output = layer(x)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(layer.bfloat16()(x), output, rtol=0.05, atol=0.05)
+    assert RZTXEncoderLayer(WIDTH, HEADS, dtype=torch.float64).resweight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("target", ["linear1", "linear2", "self_attn"])
+def test_adapters_take_part_and_merge_into_the_same_model(target, batch_first):
+    stack, x = encoder(batch_first=batch_first), torch.randn(BATCH, TIME, WIDTH)
+    plain = stack(x, is_causal=True)
+    config = LoraConfig(target_modules=[target], r=2, init_lora_weights=False)
+    adapted = get_peft_model(copy.deepcopy(stack), config).eval()
+    expected = adapted(x, is_causal=True)
+    assert (expected - plain).abs().max() > 0.01
+    torch.testing.assert_close(adapted.merge_and_unload()(x, is_causal=True), expected)
+
+
+def test_hooks_are_called_and_an_output_projection_that_nothing_calls_is_refused():
+    layer, seen = encoder().layers[0], []
+    x = torch.randn(TIME, BATCH, WIDTH)
+    expected = layer(x)
+    for module in (layer.self_attn, layer.linear2):
+        module.register_forward_hook(lambda module, inputs, output: seen.append(type(module).__name__))
+    torch.testing.assert_close(layer(x), expected)
+    assert seen == ["MultiheadAttention", "Linear"]
+    adapted = get_peft_model(encoder(), LoraConfig(target_modules=["out_proj"], r=2))
+    with pytest.raises(ValueError, match="out_proj was replaced by Linear"):
+        adapted(x)
+
+
+def test_parametrized_projections_are_what_they_are_without():
+    layer, x = encoder().layers[0], torch.randn(TIME, BATCH, WIDTH)
+    expected = layer(x)
+    for projection in (layer.self_attn.out_proj, layer.linear2):
+        torch.nn.utils.parametrizations.weight_norm(projection)
+    torch.testing.assert_close(layer(x), expected)
 
 
 # Names and shapes of the state dicts that the authors' package writes, for a width of 16 and 32 hidden units.

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers import AutoModelForImageClassification
 
 from seqzoo.modeling.rezero_resnet.configuration_rezero_resnet import ReZeroResNetConfig
 from seqzoo.modeling.rezero_resnet.modeling_rezero_resnet import (
@@ -148,3 +149,22 @@ def test_resnet_50_has_the_published_size():
 def test_configs_that_make_no_network_are_refused(config, message):
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         ReZeroResNetConfig(**config)
+
+
+@pytest.mark.parametrize(("field", "value"), [("block", "rezreo"), ("depths", [1, 0])])
+def test_fields_that_were_set_later_are_refused_too(field, value):
+    config = ReZeroResNetConfig(depths=[1, 1], hidden_sizes=[4, 8])
+    setattr(config, field, value)
+    with pytest.raises(ValueError, match=f"{field} is"):
+        ReZeroResNetForImageClassification(config)
+
+
+@pytest.mark.parametrize("rule", ["rezero", "skipinit"])
+def test_alpha_stays_in_float32_when_a_model_is_loaded_in_half_precision(rule, tmp_path):
+    config = ReZeroResNetConfig(block=rule, depths=[1, 1], hidden_sizes=[4, 8])
+    ReZeroResNetForImageClassification(config).save_pretrained(tmp_path)
+    loaded = ReZeroResNetForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    new = AutoModelForImageClassification.from_config(config, dtype=torch.bfloat16)
+    for model in (loaded, new):
+        assert model.resnet.stages[0][0].resweight.dtype == torch.float32
+        assert model(torch.randn(2, 3, 9, 7, dtype=torch.bfloat16)).logits.dtype == torch.bfloat16

@@ -51,6 +51,8 @@ def test_a_run_leaves_a_model_that_its_pipeline_uses_as_it_was_trained(sections,
         predicted = model(pixels).logits.argmax(-1).numpy()
     assert (predicted == held_out.labels).mean() == pytest.approx(evaluation["accuracy"])
     assert model.config.id2label[7] == "7"
+    for mode in ("L", "RGBA"):
+        assert processor(Image.new(mode, (8, 8)), return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 8)
 
     pictures = [Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))) for image in held_out.images[:20]]
     answers = pipeline("image-classification", model=str(tmp_path / "run"))(pictures)

@@ -30,6 +30,9 @@ def test_a_stack_of_residual_weights_does_not_decay_and_counts_as_its_layers():
     model = DeepFullyConnected(4, 2, width=4, depth=1000)
     *_, residual = parameter_groups(model, lr=3e-3, weight_decay=0.1)
     assert names_of(residual, model) == {"resweight"}
+    normed = DeepFullyConnected(4, 2, width=4, depth=5, residual="layer_norm")
+    decayed, _ = parameter_groups(normed, lr=3e-3, weight_decay=0.1)
+    assert names_of(decayed, normed) == {"weight", "input.weight", "output.weight"}
     assert residual["lr"] == pytest.approx(1e-3)
     *_, shallow = parameter_groups(DeepFullyConnected(4, 2, width=4, depth=10), lr=3e-3, weight_decay=0.1)
     assert shallow["lr"] == 3e-3
@@ -42,6 +45,8 @@ def test_models_without_residual_weights_and_frozen_ones():
     decayed, others = parameter_groups(model, lr=0.1, weight_decay=0.1)
     assert names_of(decayed, model) == {"0.weight"}
     assert names_of(others, model) == {"0.bias", "1.weight", "1.bias"}
+    model.resweight = nn.Parameter(torch.tensor(0.0))
+    assert parameter_groups(model, lr=2.0, weight_decay=0.1)[-1]["lr"] == 1
     frozen = rezero(nn.Sequential(nn.Linear(3, 3)), ["0"])
     frozen[0].resweight.requires_grad_(False)
     groups = parameter_groups(frozen, lr=0.1, weight_decay=0.1)

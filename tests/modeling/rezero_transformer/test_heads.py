@@ -41,8 +41,9 @@ def test_packed_sequences_do_not_see_each_other(positions):
     model = build(position_embedding_type=positions)
     ids = tokens(1, 12)
     position_ids = torch.cat([torch.arange(5), torch.arange(7)])[None]
-    packed = model(ids, position_ids=position_ids, use_cache=False).logits
-    close(packed, torch.cat([model(ids[:, :5]).logits, model(ids[:, 5:]).logits], dim=1))
+    for use_cache in (None, False):
+        packed = model(ids, position_ids=position_ids, use_cache=use_cache).logits
+        close(packed, torch.cat([model(ids[:, :5]).logits, model(ids[:, 5:]).logits], dim=1))
 
 
 @pytest.mark.parametrize("kind", ["rezero", "post_norm"])
@@ -93,6 +94,7 @@ def test_sinusoidal_positions_are_those_of_the_paper_and_have_no_limit():
         ({"input_ids": torch.tensor([[5, 99]])}, "token id 99 is outside the vocabulary of 99"),
         ({"input_ids": torch.tensor([[-1, 5]])}, "token id -1"),
         ({"input_ids": torch.full((1, 9), 5)}, "position 8 is beyond the 8 learned positions"),
+        ({"input_ids": torch.full((1, 2), 5), "position_ids": torch.tensor([[-1, 0]])}, "position -1 is below 0"),
         ({"input_ids": torch.empty(1, 0, dtype=torch.long)}, "the input is empty"),
         (
             {"input_ids": torch.full((1, 4), 5), "attention_mask": torch.ones(1, 3)},
@@ -161,7 +163,7 @@ def test_classification_reads_the_last_token_or_of_both_sides_the_first(is_causa
     output = model(ids, attention_mask=mask, labels=torch.tensor([2, 0]))
     close(output.logits, model.score(expected))
     close(output.loss, F.cross_entropy(output.logits, torch.tensor([2, 0])))
-    close(model(ids.masked_fill(mask == 0, 2)).logits[:1], output.logits[:1])
+    close(model(ids.masked_fill(mask == 0, 2)).logits, output.logits)
     model.config.pad_token_id = None
     with pytest.raises(ValueError, match="needs an attention_mask"):
         model(ids)
@@ -189,6 +191,8 @@ def test_decoders_with_a_cache_give_the_logits_of_the_whole(translator):
     close(translator(source[1:, 4:], decoder_input_ids=target[1:]).logits, whole[1:])
     as_tuple = translator(attention_mask=mask, encoder_outputs=(encoded[0],), decoder_input_ids=target)
     close(as_tuple.logits, whole)
+    with pytest.raises(ValueError, match=r"has shape \[2, 4\]; expected \[batch, source\] = \[2, 9\]"):
+        translator(attention_mask=mask[:, :4], encoder_outputs=encoded, decoder_input_ids=target)
 
 
 def test_decoders_read_to_the_left_and_all_of_the_source(translator):

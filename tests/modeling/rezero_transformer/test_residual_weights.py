@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_table import TINY_TRANSFORMER
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from seqzoo import ReZeroTransformerConfig, ReZeroTransformerForCausalLM, ReZeroTransformerForConditionalGeneration
 
@@ -43,6 +45,9 @@ def test_weights_stay_in_float32_when_a_model_is_loaded_in_half_precision(tmp_pa
     assert half.model.layers[0].self_attention.o_proj.weight.dtype == torch.bfloat16
     expected = model(IDS).logits
     assert (half(IDS).logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
+    new = AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16)
+    assert new.model.layers[0].residual.resweight.dtype == torch.float32
+    assert new(IDS).logits.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("kind", ["rezero", "layerscale"])
@@ -112,9 +117,24 @@ def test_folded_models_are_the_same_without_weights_also_after_loading(model_cla
         model.fold_residual_weights()
 
 
-def test_kinds_without_weights_refuse_to_be_folded():
+def test_kinds_without_weights_and_parts_of_a_model_refuse_to_be_folded():
     with pytest.raises(ValueError, match="residual='pre_norm'"):
         build(residual="pre_norm").fold_residual_weights()
+    with pytest.raises(ValueError, match="this is the encoder of an encoder-decoder"):
+        build(ReZeroTransformerForConditionalGeneration).encoder.fold_residual_weights()
+
+
+@pytest.mark.parametrize("kind", ["rezero", "layerscale"])
+def test_adapters_are_weighed_as_what_they_adapt_and_merge_into_the_same_model(kind):
+    model = build(residual=kind)
+    plain = model(IDS).logits
+    adapted = get_peft_model(model, LoraConfig(target_modules=["o_proj", "down_proj"], r=2, init_lora_weights=False))
+    expected = adapted.eval()(IDS).logits
+    assert (expected - plain).abs().max() > 0.1
+    with pytest.raises(ValueError, match=r"o_proj was replaced by Linear: merge adapters"):
+        model.fold_residual_weights()
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(merged(IDS).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +148,7 @@ def test_kinds_without_weights_refuse_to_be_folded():
         ({"hidden_size": 9, "num_attention_heads": 3, "position_embedding_type": "sinusoidal"}, "hidden_size=9"),
         ({"dropout": 1.0}, "dropout=1.0 must lie in"),
         ({"initializer_range": 0.0}, "initializer_range=0.0"),
+        ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon=-1.0"),
         ({"residual": "pre_norm", "residual_weight_per_branch": True}, "option of rezero, zero_init"),
         ({"residual": "zero_init", "residual_weights_folded": True}, "option of rezero, layerscale"),
     ],
