@@ -43,8 +43,9 @@ test-no-jit: setup  ## the NES tests with numba's compiler off: the same source 
 test-slow: setup  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
 
-test-gpu: setup  ## what needs a CUDA device
+test-gpu: setup  ## what needs a CUDA device, and the Triton kernels on it rather than in their interpreter
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m "not gpu" tests/kernels -k triton
 
 test-all: setup  ## everything but conformance
 	$(BIN)/python -m pytest

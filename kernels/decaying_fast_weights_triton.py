@@ -613,6 +613,8 @@ def _backward(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     batch, time, heads, _ = k.shape
+    if d_final is not None:
+        d_final = d_final.contiguous()
     flows, d_initial = _states(q, d_output, gk, gv, reset, d_final, scale, mild, reverse=True)
     gradients = _empty_gradients(q, k, v, gk, gv)
     for form in _each_form(k, v, gk, gv, reset):

@@ -88,7 +88,6 @@ def test_meta_device(implementation):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("bias", [3.0, -3.0])
 def test_cuda(bias):
     inputs = make_inputs(bias=bias)
