@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints-cpu.txt
 PIP := $(BIN)/pip install --quiet
 
-.PHONY: help setup demo test test-no-jit test-slow test-gpu test-all conformance lint format fuzz bench clean
+.PHONY: help setup demo test test-no-jit test-slow test-gpu test-all conformance lint format fuzz bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -67,6 +67,9 @@ fuzz: setup  ## damage 110,000 NES files at random and read them
 
 bench: setup  ## speed and memory against peers, into benchmarks/RESULTS.md
 	$(BIN)/seqzoo bench
+
+bench-gpu: setup  ## the same on a GPU: kernels against attention and peers, training, generation; some minutes
+	$(BIN)/seqzoo bench gpu kernel_resources
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist

@@ -76,6 +76,26 @@ def draw_update_rules(values: dict[str, dict[str, dict[str, float]]], path: Path
     figure.savefig(path, dpi=90)
 
 
+def draw_gpu_times(times: dict[str, dict[int, float]], path: Path) -> None:
+    """One PNG: milliseconds by number of steps, both logarithmic, a line a contender.
+
+    Args:
+        times: contender -> steps -> milliseconds.
+        path: The PNG to write.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    figure = _new_figure(7, 4.5)
+    axes = figure.subplots()
+    for name, row in times.items():
+        axes.plot(list(row), list(row.values()), ":" if "floor" in name else "o-", label=name)
+    axes.set(xlabel="steps", ylabel="milliseconds, forward and backward", xscale="log", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=90)
+
+
 def draw_loss_curves(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
     """One PNG, a panel a claim: the loss of each seed, faint, and of the first one, by method.
 

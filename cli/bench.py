@@ -5,15 +5,19 @@ seqzoo bench generation      one of them; RESULTS.md keeps the others' last resu
 seqzoo bench update_rules    trains for long: stopped, it goes on from runs/update_rules
 seqzoo bench rezero_claims   the same, from runs/rezero_claims; `seqzoo rezero claims` does a part of it
 seqzoo bench nes_tasks       the same, from runs/nes_benchmark
+seqzoo bench gpu             needs a GPU, and is left out of all of them without one
 """
 
 import argparse
 import sys
+from collections.abc import Iterable
 
 
 BENCHMARKS = {
     "decaying_fast_weights": "The op against its definition and against attention",
+    "gpu": "On a GPU: the Triton kernels against attention, other kernels and the floor",
     "generation": "Time a token and cache size against context",
+    "kernel_resources": "What the Triton kernels take of a GPU",
     "linear_attention_peers": "Ops of all rules against other torch code for them",
     "nes": "NES music: rendering and converting",
     "nes_tasks": "The tasks of NES-MDB: composition and expressive performance",
@@ -28,6 +32,16 @@ BENCHMARKS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all without")
     parser.add_argument("--out", default="benchmarks", help="folder for results/ and RESULTS.md (default: benchmarks)")
+
+
+def _runnable(names: Iterable[str]) -> list[str]:
+    """Those that this machine has what they need for."""
+    from importlib import import_module
+
+    import torch
+
+    modules = {name: import_module(f"seqzoo.benchmarks.{name}") for name in names}
+    return [name for name, x in modules.items() if torch.cuda.is_available() or not getattr(x, "NEEDS_GPU", False)]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     for name, title in BENCHMARKS.items():
         module = import_module(f"seqzoo.benchmarks.{name}")
         path = out / "results" / f"{name}.json"
-        if name in (args.names or BENCHMARKS):
+        if name in (args.names or _runnable(BENCHMARKS)):
             print(f"{name} ...", file=sys.stderr)
             result = module.run(progress=lambda line: print(f"  {line}", file=sys.stderr))
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

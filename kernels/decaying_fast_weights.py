@@ -104,6 +104,72 @@ def decaying_fast_weights(
     return output, state if output_final_state else None
 
 
+@torch.no_grad()
+def decaying_fast_weights_step(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    gk: torch.Tensor | None = None,
+    gv: torch.Tensor | None = None,
+    *,
+    state: torch.Tensor,
+    scale: float | None = None,
+    implementation: str = "auto",
+) -> torch.Tensor:
+    """One step of the decay rule that overwrites the state, for decoding: no memory is taken for another one.
+
+    On a GPU with Triton it is one launch, which a CUDA graph may repeat. There is no gradient.
+
+    Args:
+        q, k (`torch.Tensor`): query and key, [batch, 1, heads, K].
+        v (`torch.Tensor`): value, [batch, 1, heads, D].
+        gk, gv (`torch.Tensor`, *optional*): log gates, as in [`decaying_fast_weights`].
+        state (`torch.Tensor`): [batch, heads, K, D], contiguous, float32 (float64 if `v` is float64); written to.
+        scale (`float`, *optional*, defaults to `K**-0.5`): factor of the output.
+        implementation (`str`, *optional*, defaults to `"auto"`): "recurrent" or "triton"; "auto" takes "triton" on a
+            GPU where Triton is installed.
+
+    Returns:
+        The output [batch, 1, heads, D] in the dtype of `v`.
+
+    Raises:
+        TypeError, ValueError: as [`decaying_fast_weights`]; or there is more than one step, or the state is not
+            contiguous or of another dtype.
+    """
+    check_arguments(
+        q,
+        k,
+        v,
+        [
+            ("gk", gk, ("batch", "time", "heads", "K")),
+            ("gv", gv, ("batch", "time", "heads", "D")),
+            ("state", state, ("batch", "heads", "K", "D")),
+        ],
+    )
+    dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
+    if k.shape[1] != 1:
+        raise ValueError(f"one step at a time, got {k.shape[1]}: use decaying_fast_weights for more")
+    if state.dtype != dtype or not state.is_contiguous():
+        raise ValueError(f"state must be contiguous and {dtype}, to be written to; got {state.dtype}")
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    if implementation == "auto":
+        implementation = "triton" if can_use_triton(v) else "recurrent"
+    with autocast_off(q.device.type):
+        if implementation == "triton":
+            from seqzoo.kernels.decaying_fast_weights_triton import triton_decaying_fast_weights_step
+
+            return triton_decaying_fast_weights_step(q, k, v, gk, gv, state, scale)
+        if implementation != "recurrent":
+            raise ValueError(f"implementation must be 'auto', 'triton' or 'recurrent', got {implementation!r}")
+        q, k, value, gk, gv = (None if x is None else x[:, 0].to(dtype) for x in (q, k, v, gk, gv))
+        if gk is not None:
+            state.mul_(gk.exp().unsqueeze(-1))
+        if gv is not None:
+            state.mul_(gv.exp().unsqueeze(-2))
+        state.addcmul_(k.unsqueeze(-1), value.unsqueeze(-2))
+        return ((q.unsqueeze(-2) @ state).transpose(1, 2) * scale).to(v.dtype)
+
+
 def recurrent_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset):
     """The recurrence of the module docstring, one step after the other: the definition that the rest is tested by."""
     dtype = torch.float64 if v.dtype == torch.float64 else torch.float32

@@ -19,6 +19,7 @@ docs/decaying_fast_weights.md derives all that. Log gates that are not given are
 """
 
 import re
+from contextlib import nullcontext
 
 import torch
 
@@ -496,6 +497,11 @@ def _step_kernel(
 # Launches and custom ops
 
 
+def _on_device(v):
+    """Triton launches on the current device, whichever has the tensors."""
+    return torch.cuda.device(v.device) if v.is_cuda else nullcontext()
+
+
 def _strides(x):
     return (0, 0, 0, 0) if x is None else x.stride()
 
@@ -573,14 +579,15 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     batch, time, heads, _ = k.shape
     output, mild = torch.empty(v.shape, dtype=v.dtype, device=v.device), _empty_mild(k, v)
-    states, final = _states(k, v, gk, gv, reset, initial_state, 1.0, mild, reverse=False)
-    for form in _each_form(k, v, gk, gv, reset):
-        _output_kernel[batch * heads, triton.cdiv(time, CHUNK)](
-            *(q, k, v, gk, gv, reset, states, mild, output),
-            *map(_strides, (q, k, v, gk, gv)),
-            *(scale, time, heads),
-            **form,
-        )
+    with _on_device(v):
+        states, final = _states(k, v, gk, gv, reset, initial_state, 1.0, mild, reverse=False)
+        for form in _each_form(k, v, gk, gv, reset):
+            _output_kernel[batch * heads, triton.cdiv(time, CHUNK)](
+                *(q, k, v, gk, gv, reset, states, mild, output),
+                *map(_strides, (q, k, v, gk, gv)),
+                *(scale, time, heads),
+                **form,
+            )
     return output, final, states, mild
 
 
@@ -615,15 +622,16 @@ def _backward(
     batch, time, heads, _ = k.shape
     if d_final is not None:
         d_final = d_final.contiguous()
-    flows, d_initial = _states(q, d_output, gk, gv, reset, d_final, scale, mild, reverse=True)
     gradients = _empty_gradients(q, k, v, gk, gv)
-    for form in _each_form(k, v, gk, gv, reset):
-        _gradients_kernel[2 * batch * heads, triton.cdiv(time, CHUNK)](
-            *(q, k, v, gk, gv, reset, d_output, states, final, flows, mild, *gradients),
-            *map(_strides, (q, k, v, gk, gv, d_output)),
-            *(scale, time, heads),
-            **form,
-        )
+    with _on_device(v):
+        flows, d_initial = _states(q, d_output, gk, gv, reset, d_final, scale, mild, reverse=True)
+        for form in _each_form(k, v, gk, gv, reset):
+            _gradients_kernel[2 * batch * heads, triton.cdiv(time, CHUNK)](
+                *(q, k, v, gk, gv, reset, d_output, states, final, flows, mild, *gradients),
+                *map(_strides, (q, k, v, gk, gv, d_output)),
+                *(scale, time, heads),
+                **form,
+            )
     if reset is not None:
         for d_gate in gradients[3:]:
             if d_gate.numel():
@@ -660,7 +668,25 @@ def _autograd(ctx, d_output, d_final, *_):
 torch.library.register_autograd(f"{NAMESPACE}::forward", _autograd, setup_context=_setup_context)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::step", mutates_args=("next_state",))
+def _launch_step(q, k, v, gk, gv, state, next_state, scale):
+    batch, _, heads, _ = k.shape
+    output = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    sizes = {**_sizes(k, v), "BK": triton.next_power_of_2(k.shape[-1])}
+    with _on_device(v):
+        _step_kernel[batch * heads, triton.cdiv(sizes["D"], sizes["BD"])](
+            *(q, k, v, gk, gv, state, next_state, output),
+            *map(_strides, (q, k, v, gk, gv)),
+            *(scale, heads),
+            **sizes,
+            HAS_GK=gk is not None,
+            HAS_GV=gv is not None,
+            HAS_STATE=state is not None,
+            num_warps=4,
+        )
+    return output
+
+
+@torch.library.custom_op(f"{NAMESPACE}::step", mutates_args=())
 def _step(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -668,33 +694,48 @@ def _step(
     gk: torch.Tensor | None,
     gv: torch.Tensor | None,
     state: torch.Tensor | None,
-    next_state: torch.Tensor,
     scale: float,
-) -> torch.Tensor:
-    batch, _, heads, _ = k.shape
-    output = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    sizes = {**_sizes(k, v), "BK": triton.next_power_of_2(k.shape[-1])}
-    _step_kernel[batch * heads, triton.cdiv(sizes["D"], sizes["BD"])](
-        *(q, k, v, gk, gv, state, next_state, output),
-        *map(_strides, (q, k, v, gk, gv)),
-        *(scale, heads),
-        **sizes,
-        HAS_GK=gk is not None,
-        HAS_GV=gv is not None,
-        HAS_STATE=state is not None,
-        num_warps=4,
-    )
-    return output
+) -> tuple[torch.Tensor, torch.Tensor]:
+    next_state = _empty_state(k, v)
+    return _launch_step(q, k, v, gk, gv, state, next_state, scale), next_state
 
 
 @_step.register_fake
-def _(q, k, v, gk, gv, state, next_state, scale):
+def _(q, k, v, gk, gv, state, scale):
+    return v.new_empty(v.shape), _empty_state(k, v)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::step_in_place", mutates_args=("state",))
+def _step_in_place(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    gk: torch.Tensor | None,
+    gv: torch.Tensor | None,
+    state: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    return _launch_step(q, k, v, gk, gv, state, state, scale)
+
+
+@_step_in_place.register_fake
+def _(q, k, v, gk, gv, state, scale):
     return v.new_empty(v.shape)
+
+
+def _empty_state(k, v):
+    return v.new_empty(k.shape[0], k.shape[2], k.shape[3], v.shape[3], dtype=torch.float32)
+
+
+def triton_decaying_fast_weights_step(q, k, v, gk, gv, state, scale):
+    """The op of `decaying_fast_weights_step` by a Triton kernel; takes its arguments as checked there."""
+    check_device(v)
+    return _step_in_place(q, k, v, gk, gv, state, scale)
 
 
 def triton_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset):
     """The op of `decaying_fast_weights` by Triton kernels; takes its arguments as checked there."""
-    _check(v)
+    check_device(v)
     tensors = (q, k, v, gk, gv, initial_state)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     if k.shape[1] > MAX_TIME:
@@ -705,15 +746,14 @@ def triton_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset):
     if initial_state is not None:
         initial_state = initial_state.to(torch.float32).contiguous()
     if k.shape[1] == 1 and reset is None and not differentiable:
-        next_state = v.new_empty(k.shape[0], k.shape[2], k.shape[3], v.shape[3], dtype=torch.float32)
-        return _step(q, k, v, gk, gv, initial_state, next_state, scale), next_state
+        return _step(q, k, v, gk, gv, initial_state, scale)
     if reset is not None:
         reset = reset.contiguous().view(torch.uint8)
     output, final, *_ = _forward(q, k, v, gk, gv, initial_state, reset, scale)
     return output, final
 
 
-def _check(v):
+def check_device(v):
     """Refuses what the kernels cannot run on."""
     if v.dtype == torch.float64:
         raise ValueError("implementation='triton' computes in float32 and v is float64; use 'auto'")

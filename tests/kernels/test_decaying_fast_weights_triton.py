@@ -14,7 +14,7 @@ from decay_rule import make_inputs, random_reset, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights
+from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights, decaying_fast_weights_step
 
 
 triton = pytest.importorskip("triton", reason="needs Triton")
@@ -194,6 +194,103 @@ def test_one_step(missing):
     torch.testing.assert_close(state.cpu().double(), expected_state, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("implementation", ["recurrent", "triton"])
+@pytest.mark.parametrize("missing", ["", "gk", "gv"])
+def test_steps_that_overwrite_the_state(missing, implementation):
+    inputs = make_inputs(2, 5, 3, 33, 20) | dict.fromkeys(missing.split())
+    expected, expected_state = decaying_fast_weights(
+        **{name: None if x is None else x.double() for name, x in inputs.items()},
+        output_final_state=True,
+        implementation="recurrent",
+    )
+    inputs = {name: None if x is None else x.to(DEVICE) for name, x in inputs.items()}
+    state = inputs.pop("initial_state")
+    outputs = []
+    for t in range(5):
+        step = {name: None if x is None else x[:, t : t + 1] for name, x in inputs.items()}
+        outputs.append(decaying_fast_weights_step(**step, state=state, implementation=implementation))
+    torch.testing.assert_close(torch.cat(outputs, 1).cpu().double(), expected, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(state.cpu().double(), expected_state, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"time": 2}, "one step at a time, got 2"),
+        ({"state": torch.zeros(1, 2, 16, 16, dtype=torch.float16)}, r"contiguous and torch.float32, .* torch.float16"),
+        ({"state": torch.zeros(1, 2, 16, 16).mT}, "state must be contiguous"),
+        ({"state": torch.zeros(2, 2, 16, 16)}, r"state must have the shape \[1, 2, 16, 16\]"),
+        ({"implementation": "chunked"}, "must be 'auto', 'triton' or 'recurrent', got 'chunked'"),
+    ],
+)
+def test_steps_that_are_refused(change, match):
+    change = {"state": torch.zeros(1, 2, 16, 16), "time": 1} | change
+    inputs = make_inputs(time=change.pop("time"))
+    del inputs["initial_state"]
+    with pytest.raises(ValueError, match=match):
+        decaying_fast_weights_step(**inputs | change)
+
+
+@gpu
+def test_a_cuda_graph_of_a_step():
+    inputs = {name: x.cuda() for name, x in make_inputs(2, 1, 3, 64, 64).items()}
+    state = inputs.pop("initial_state")
+    expected = decaying_fast_weights_step(**inputs, state=state.clone())
+    decaying_fast_weights_step(**inputs, state=state.clone())  # compiled before it is captured
+    captured, graph = state.clone(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = decaying_fast_weights_step(**inputs, state=captured)
+    captured.copy_(state)
+    graph.replay()
+    torch.testing.assert_close(output, expected)
+
+
+@gpu
+def test_several_streams():
+    inputs = {name: x.cuda() for name, x in make_inputs(2, 1000, 8, 64, 64).items()}
+    expected, _ = decaying_fast_weights(**inputs)
+    torch.cuda.synchronize()
+    outputs = []
+    for _ in range(4):
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            outputs.append(decaying_fast_weights(**inputs)[0])
+    torch.cuda.synchronize()
+    assert all(torch.equal(output, expected) for output in outputs)
+
+
+@gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_device_that_is_not_the_current_one():
+    inputs = make_inputs(2, 100, 2)
+    first, second = (
+        decaying_fast_weights(**{name: x.to(device) for name, x in inputs.items()})[0]
+        for device in ("cuda:0", "cuda:1")
+    )
+    torch.testing.assert_close(first.cpu(), second.cpu())
+
+
+@gpu
+def test_memory_does_not_grow_with_the_steps_squared_or_the_states():
+    inputs = [x.cuda().bfloat16() for x in make_inputs(2, 8192, 8, 64, 64).values()][:5]
+    leaves = [x.requires_grad_() for x in inputs]
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    output, _ = decaying_fast_weights(*leaves)
+    output.backward(torch.ones_like(output))
+    inputs_and_outputs = 2 * (len(leaves) + 1) * output.numel() * output.element_size()
+    assert torch.cuda.max_memory_allocated() - before <= 1.5 * inputs_and_outputs
+
+
+@gpu
+def test_more_numbers_than_32_bits_count():
+    q = torch.randn(3, 16384, 700, 64, device="cuda", dtype=torch.bfloat16)  # 2.2e9 numbers
+    output, _ = decaying_fast_weights(q, q, q)
+    last, _ = decaying_fast_weights(*[q[2:, :, -1:].contiguous()] * 3)
+    torch.testing.assert_close(output[2:, :, -1:], last)
+
+
 def test_pieces_are_the_whole():
     inputs = {name: x.to(DEVICE) for name, x in make_inputs(time=133).items()}
     whole, last = decaying_fast_weights(**inputs, output_final_state=True, implementation="triton")
@@ -218,8 +315,8 @@ def test_opcheck(module, missing, monkeypatch):
     q, k, v, gk, gv, state = [None if x is None else x.detach()[:, :1].contiguous() for x in inputs]
     if state is not None:
         state = inputs[5].detach()
-    next_state = torch.zeros(1, 1, 16, 16, device=DEVICE)
-    torch.library.opcheck(module._step, (q, k, v, gk, gv, state, next_state, 0.25))
+    torch.library.opcheck(module._step, (q, k, v, gk, gv, state, 0.25))
+    torch.library.opcheck(module._step_in_place, (q, k, v, gk, gv, torch.zeros(1, 1, 16, 16, device=DEVICE), 0.25))
 
 
 def test_compiled_without_graph_breaks(monkeypatch):

@@ -1,0 +1,139 @@
+"""What the Triton kernels take of a GPU, read off the compiler: it needs none.
+
+Kernels are compiled for a target, and the assembler's report says how many registers a thread has, how many bytes of
+them are spilled to memory (the stack), and how much memory a block shares. It says whether a kernel fits a GPU, not
+how fast it is.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+from seqzoo.benchmarks.machine import bar, bars_to_markdown, describe
+
+
+# name -> (32-bit registers of a thread, bytes of shared memory of a block) that there can be
+TARGETS = {"sm_80": (80, 163 * 1024), "sm_90": (90, 227 * 1024)}
+DTYPES = {"bf16": "tf32", "fp32": "tf32x3"}
+SIZE = 64
+
+
+def run(progress: Callable[[str], None] = print) -> dict:
+    """In a process of its own: in Triton's interpreter nothing is compiled.
+
+    Returns:
+        `machine`; `kernels`: target -> dtype -> kernel -> `registers`, `stack`, `shared` (bytes); `bars`.
+    """
+    import json
+
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    program = "from seqzoo.benchmarks.kernel_resources import compile_all; compile_all()"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, env=environment
+    )
+    if done.returncode:
+        raise RuntimeError(f"the kernels could not be compiled: {done.stderr.strip().splitlines()[-1]}")
+    kernels: dict = {}
+    for line in done.stdout.splitlines():
+        target, dtype, kernel, entry = json.loads(line)
+        progress(f"{target}, {dtype}, {kernel}: {entry}")
+        kernels.setdefault(target, {}).setdefault(dtype, {})[kernel] = entry
+    bars = [
+        bar(f"{target}: most shared memory of a block / what there is", _most(kernels[target]) / limit, "<=", 1)
+        for target, (_, limit) in TARGETS.items()
+    ]
+    spilled = sum(entry["stack"] for name, entry in kernels["sm_90"]["bf16"].items() if "any gates" not in name)
+    bars.append(bar("sm_90, bf16, mild gates: bytes spilled by all kernels", spilled, "<=", 0))
+    return {"machine": describe(), "kernels": kernels, "bars": bars}
+
+
+def _most(dtypes: dict) -> int:
+    return max(entry["shared"] for kernels in dtypes.values() for entry in kernels.values())
+
+
+def compile_all() -> None:
+    """Prints a JSON line for each target, dtype and kernel."""
+    import json
+
+    for target, (capability, _) in TARGETS.items():
+        for dtype, precision in DTYPES.items():
+            for name, kernel, constants, options in _launches(precision):
+                entry = _compile(kernel, constants, options, dtype, capability)
+                print(json.dumps([target, dtype, name, entry]), flush=True)
+
+
+def _launches(precision: str):
+    """(name, kernel, constants, options) as the ops launch them for heads of 64 with both gates."""
+    from seqzoo.kernels import decaying_fast_weights_triton as decay
+
+    sizes = {"K": SIZE, "D": SIZE, "BK": decay.BLOCK, "BD": decay.BLOCK}
+    blocks = (SIZE // decay.BLOCK) ** 2
+    flags = {"C": decay.CHUNK, "HAS_GK": True, "HAS_GV": True, "HAS_RESET": False, "PRECISION": precision}
+    for reverse in (False, True):
+        constants = sizes | flags | {"HAS_INITIAL": True, "REVERSE": reverse}
+        name = "states, " + ("backward" if reverse else "forward")
+        yield name, decay._states_kernel, constants, {"num_warps": 4, "num_stages": 3}
+    chunks = sizes | flags | {"LEVELS": decay.LEVELS, "BLOCKS": blocks, "MAX_BLOCKS": blocks}
+    for kernel, name in ((decay._output_kernel, "output"), (decay._gradients_kernel, "gradients")):
+        for mild in (True, False):
+            gates = "mild gates" if mild else "any gates"
+            yield f"{name}, {gates}", kernel, chunks | {"MILD": mild}, {"num_warps": 8}
+    step = sizes | {"BK": SIZE, "HAS_GK": True, "HAS_GV": True, "HAS_STATE": True}
+    yield "one step", decay._step_kernel, step, {"num_warps": 4}
+
+
+# Tensors that are not of the dtype of the inputs.
+_STATES = ("initial", "states", "final", "flows", "state", "next_state")
+_OTHER_TYPES = {"mild": "*i8", "reset": "*u8", "scale": "fp32", "T": "i32", "H": "i32"} | dict.fromkeys(
+    _STATES, "*fp32"
+)
+
+
+def _compile(kernel, constants: dict, options: dict, dtype: str, capability: int) -> dict[str, int]:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, values, attributes = {}, {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name], values[name] = "constexpr", constants[name]
+        elif name == "reset" and not constants.get("HAS_RESET"):
+            signature[name], values[name] = "constexpr", None
+        elif name.endswith("strides"):  # of contiguous tensors
+            signature[name] = ("i32", "i32", "i32", "constexpr")
+            values[i, 3] = 1
+            attributes |= {(i, j): [["tt.divisibility", 16]] for j in range(3)}
+        else:
+            signature[name] = _OTHER_TYPES.get(name, f"*{dtype}")
+            if signature[name].startswith("*"):
+                attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, values, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        report = subprocess.run(
+            [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", report).groups())
+    return {"registers": registers, "stack": stack, "shared": compiled.metadata.shared}
+
+
+def to_markdown(result: dict) -> str:
+    """A table a target, and the bars."""
+    chapters = [
+        f"Heads of {SIZE} with both gates, compiled without a GPU: registers of a thread, bytes of them that are kept "
+        "in memory, KiB of shared memory of a block. Not a measurement of speed."
+    ]
+    for target, dtypes in result["kernels"].items():
+        lines = [f"| {target} | " + " | ".join(dtypes) + " |", "|---|" + "---|" * len(dtypes)]
+        for kernel in next(iter(dtypes.values())):
+            entries = [kernels[kernel] for kernels in dtypes.values()]
+            cells = [f"{x['registers']}, {x['stack']} B, {x['shared'] / 1024:.0f} KiB" for x in entries]
+            lines.append(f"| {kernel} | " + " | ".join(cells) + " |")
+        chapters.append("\n".join(lines))
+    return "\n\n".join([*chapters, bars_to_markdown(result["bars"])])
