@@ -68,20 +68,24 @@ def compile_all() -> None:
 def _launches(precision: str):
     """(name, kernel, constants, options) as the ops launch them for heads of 64 with both gates."""
     from seqzoo.kernels import decaying_fast_weights_triton as decay
+    from seqzoo.kernels import decaying_fast_weights_triton_exact as exact
+    from seqzoo.kernels import decaying_fast_weights_triton_mild as mild
 
-    sizes = {"K": SIZE, "D": SIZE, "BK": decay.BLOCK, "BD": decay.BLOCK}
-    blocks = (SIZE // decay.BLOCK) ** 2
-    flags = {"C": decay.CHUNK, "HAS_GK": True, "HAS_GV": True, "HAS_RESET": False, "PRECISION": precision}
+    def sizes(block: int) -> dict:
+        return {"K": SIZE, "D": SIZE, "BK": min(block, SIZE), "BD": min(block, SIZE)}
+
+    gates = {"HAS_GK": True, "HAS_GV": True}
+    flags = gates | {"C": decay.CHUNK, "HAS_RESET": False, "EVEN": True, "PRECISION": precision}
     for reverse in (False, True):
-        constants = sizes | flags | {"HAS_INITIAL": True, "REVERSE": reverse}
+        constants = sizes(decay.STATES_BLOCK) | flags | {"HAS_INITIAL": True, "REVERSE": reverse}
         name = "states, " + ("backward" if reverse else "forward")
         yield name, decay._states_kernel, constants, {"num_warps": 4, "num_stages": 3}
-    chunks = sizes | flags | {"LEVELS": decay.LEVELS, "BLOCKS": blocks, "MAX_BLOCKS": blocks}
-    for kernel, name in ((decay._output_kernel, "output"), (decay._gradients_kernel, "gradients")):
-        for mild in (True, False):
-            gates = "mild gates" if mild else "any gates"
-            yield f"{name}, {gates}", kernel, chunks | {"MILD": mild}, {"num_warps": 8}
-    step = sizes | {"BK": SIZE, "HAS_GK": True, "HAS_GV": True, "HAS_STATE": True}
+    for kernel, name in ((mild.mild_output_kernel, "output"), (mild.mild_gradients_kernel, "gradients")):
+        yield f"{name}, mild gates", kernel, sizes(decay.MILD_BLOCK) | flags, {"num_warps": 8}
+    for kernel, name in ((exact.exact_output_kernel, "output"), (exact.exact_gradients_kernel, "gradients")):
+        constants = sizes(decay.EXACT_BLOCK) | flags | {"LEVELS": decay.LEVELS}
+        yield f"{name}, any gates", kernel, constants, {"num_warps": 8}
+    step = sizes(decay.STEP_BLOCK) | gates | {"BK": SIZE, "HAS_STATE": True}
     yield "one step", decay._step_kernel, step, {"num_warps": 4}
 
 

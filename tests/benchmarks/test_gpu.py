@@ -31,7 +31,9 @@ def test_all_parts_are_measured_and_reported(tmp_path):
     assert result["ops"][OURS]["4096"] == {"forward": 2.0, "forward_backward": 2.0}
     assert "fla, chunk_gla (key side only)" in result["left_out"] | result["ops"]
     assert result["floors"]["64"]["forward"] == 6 * 2 * 64 * 2 * 16 / 1024
-    assert set(result["training"]) == set(result["generation"]) == {"GPT-2", "ours, full gates", "ours, low-rank gates"}
+    assert (
+        set(result["training"]) == set(result["generation"]) == {"GPT-2", "ours, full gates", "ours, low-rank gates"}
+    )
     assert result["training"]["GPT-2"]["64"] == 64_000
     text = to_markdown(result)
     for name in (*result["ops"], *result["left_out"], "byte floor", "share of the bandwidth"):
