@@ -244,7 +244,7 @@ def _forward(
         tensors, strides = (q, k, v, gk, gv, reset, states, mild, output), map(strides_of, (q, k, v, gk, gv))
         arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
         grid = (batch * heads, triton.cdiv(time, CHUNK))
-        mild_output_kernel[grid](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=8)
+        mild_output_kernel[grid](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
         if gk is not None or gv is not None:
             exact_output_kernel[grid](*arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8)
     return output, final, states, mild
@@ -283,7 +283,7 @@ def _backward(
         strides = map(strides_of, (q, k, v, gk, gv, d_output))
         arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
         chunks = triton.cdiv(time, CHUNK)
-        mild_gradients_kernel[batch * heads, chunks](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=8)
+        mild_gradients_kernel[batch * heads, chunks](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
         if gk is not None or gv is not None:
             exact_gradients_kernel[2 * batch * heads, chunks](
                 *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8

