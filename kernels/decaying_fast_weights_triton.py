@@ -49,6 +49,8 @@ from seqzoo.kernels.triton_chunks import (
 NAMESPACE = namespace(__name__)
 # Channels of a tile at most: of a state that a program carries along, of a chunk with mild gates, and with any gates.
 STATES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 32, 64, 32
+# Above, the kernels for mild gates, whose loops over tiles are unrolled, take minutes to compile.
+MAX_MILD_SIZE = 128
 STEP_BLOCK = 32  # of the value channels that a program of a single step has
 
 
@@ -220,6 +222,12 @@ def _states(x, y, gx, gy, reset, initial, scale, mild, reverse):
     return states, final
 
 
+def _forms(k, v, gk, gv):
+    """Whether kernels for chunks with mild gates are launched, and those for the others."""
+    small = max(k.shape[-1], v.shape[-1]) <= MAX_MILD_SIZE
+    return small, not small or gk is not None or gv is not None
+
+
 def _flags(v, gk, gv, reset):
     flags = {"HAS_GK": gk is not None, "HAS_GV": gv is not None, "HAS_RESET": reset is not None}
     return {**flags, "C": CHUNK, "PRECISION": precision_of(v)}
@@ -238,14 +246,16 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     batch, time, heads, _ = k.shape
     output = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    mild = v.new_ones(triton.cdiv(time, CHUNK), batch, heads, dtype=torch.int8)
+    mild = v.new_full((triton.cdiv(time, CHUNK), batch, heads), int(_forms(k, v, gk, gv)[0]), dtype=torch.int8)
     with _on_device(v):
         states, final = _states(k, v, gk, gv, reset, initial_state, 1.0, mild, reverse=False)
         tensors, strides = (q, k, v, gk, gv, reset, states, mild, output), map(strides_of, (q, k, v, gk, gv))
         arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
         grid = (batch * heads, triton.cdiv(time, CHUNK))
-        mild_output_kernel[grid](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
-        if gk is not None or gv is not None:
+        with_mild, with_others = _forms(k, v, gk, gv)
+        if with_mild:
+            mild_output_kernel[grid](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
+        if with_others:
             exact_output_kernel[grid](*arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8)
     return output, final, states, mild
 
@@ -283,8 +293,10 @@ def _backward(
         strides = map(strides_of, (q, k, v, gk, gv, d_output))
         arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
         chunks = triton.cdiv(time, CHUNK)
-        mild_gradients_kernel[batch * heads, chunks](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
-        if gk is not None or gv is not None:
+        with_mild, with_others = _forms(k, v, gk, gv)
+        if with_mild:
+            mild_gradients_kernel[batch * heads, chunks](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
+        if with_others:
             exact_gradients_kernel[2 * batch * heads, chunks](
                 *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8
             )

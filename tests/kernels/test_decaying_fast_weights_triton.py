@@ -80,6 +80,11 @@ def test_sizes(K, D):
     assert_exact(make_inputs(time=66, heads=1, K=K, D=D), reset=random_reset(1, 66, 0.05))
 
 
+@pytest.mark.parametrize("missing", ["", "gk gv"])
+def test_sizes_above_those_of_the_form_for_mild_gates(missing):
+    assert_exact(make_inputs(time=66, heads=1, K=16, D=144) | dict.fromkeys(missing.split()))
+
+
 @gpu
 @pytest.mark.parametrize("logits", [1.0, 8.0, 60.0, 1000.0])
 @pytest.mark.parametrize("time", [1000, 4097])
