@@ -388,7 +388,13 @@ def _read_dataset(
         saved = load_from_disk(source)
         splits = saved if isinstance(saved, DatasetDict) else {split: saved}
     else:
-        splits = {part: load_dataset(source, name, split=part) for part in (split, validation) if part}
+        try:
+            splits = {part: load_dataset(source, name, split=part) for part in (split, validation) if part}
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"{source!r} is neither a folder here (working directory {Path.cwd()}) nor a dataset that the Hub "
+                f"gives: {error}"
+            ) from error
     parts, classes = [], []
     for part in (split, validation):
         if part is None:

@@ -116,9 +116,12 @@ def test_a_folder_without_images_is_refused(tmp_path):
         load_images(write_folder(tmp_path / "none", {"README.md": b""}))
 
 
-def test_a_source_that_is_not_there_is_named(tmp_path):
+def test_a_source_that_is_not_there_is_named(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"there is no .*pets\.zip"):
         load_images(str(tmp_path / "pets.zip"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"'cifar-10-batches-bin' is neither a folder here \(working directory"):
+        load_images("cifar-10-batches-bin")
     (tmp_path / "notes.txt").write_text("no images")
     with pytest.raises(ValueError, match=r"notes\.txt is neither a folder of images nor a \.zip"):
         load_images(str(tmp_path / "notes.txt"))
