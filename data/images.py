@@ -120,7 +120,7 @@ def load_images(
 
     Raises:
         `ImportError`: `digits` without scikit-learn, or image files without Pillow.
-        `FileNotFoundError`: there is no such source.
+        `FileNotFoundError`: there is no such source, or a folder of CIFAR-10 lacks some of its files.
         `ValueError`: pickles, no classes or no one folder of them, classes of one part that the other lacks, images
             that are damaged, of different sizes or of more than 8 bits, or images without a class.
     """
@@ -350,15 +350,16 @@ def _one_size(shapes: Sequence[tuple[int, ...]], source: str) -> None:
 
 def _read_cifar(path: Path) -> tuple[list[LabelledImages], tuple[str, ...]]:
     """CIFAR-10's binary version: rows of a label and the red, green and blue planes."""
-    batches, test, names = sorted(path.glob("data_batch_*.bin")), path / "test_batch.bin", path / "batches.meta.txt"
-    if not batches:
+    batches = [path / f"data_batch_{i}.bin" for i in range(1, 6)]
+    test, names = path / "test_batch.bin", path / "batches.meta.txt"
+    if not any(path.glob("data_batch_*.bin")):
         raise ValueError(
             f"{path} holds CIFAR-10 as Python pickles, which are never loaded: fetch the binary version "
             "(cifar-10-binary.tar.gz), which has the same pixels"
         )
-    for file in (test, names):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; unpack all of cifar-10-binary.tar.gz")
+    missing = [file.name for file in (*batches, test, names) if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{path} lacks {', '.join(missing)}; unpack all of cifar-10-binary.tar.gz")
     classes = tuple(names.read_text(encoding="utf-8").split())
     return [_cifar_rows(batches, len(classes)), _cifar_rows([test], len(classes))], classes
 

@@ -120,7 +120,7 @@ def test_a_source_that_is_not_there_is_named(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"there is no .*pets\.zip"):
         load_images(str(tmp_path / "pets.zip"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"'cifar-10-batches-bin' is neither a folder here \(working directory"):
+    with pytest.raises(FileNotFoundError, match=r"'cifar-10-batches-bin' is neither a folder here \(working"):
         load_images("cifar-10-batches-bin")
     (tmp_path / "notes.txt").write_text("no images")
     with pytest.raises(ValueError, match=r"notes\.txt is neither a folder of images nor a \.zip"):
@@ -135,19 +135,25 @@ def cifar_rows(labels):
 def test_cifars_binary_version(tmp_path):
     files = {
         "data_batch_1.bin": cifar_rows([1, 0]),
-        "data_batch_2.bin": cifar_rows([2]),
+        **{f"data_batch_{i}.bin": cifar_rows([2]) for i in range(2, 6)},
         "test_batch.bin": cifar_rows([0]),
         "batches.meta.txt": b"airplane\nautomobile\nbird\n\n",
     }
     corpus = load_images(write_folder(tmp_path / "cifar", files))
     assert corpus.classes == ("airplane", "automobile", "bird")
-    assert corpus.train.labels.tolist() == [1, 0, 2]
+    assert corpus.train.labels.tolist() == [1, 0, 2, 2, 2, 2]
     first = np.random.default_rng(0).integers(0, 256, 3072, dtype=np.uint8)
     assert np.array_equal(corpus.train.images[0].ravel(), first)
     for content in (files["test_batch.bin"][:-1], cifar_rows([7])):
         write_folder(tmp_path / "cifar", {"test_batch.bin": content})
         with pytest.raises(ValueError, match=r"test_batch\.bin is not a batch"):
             load_images(str(tmp_path / "cifar"))
+
+
+def test_a_part_of_cifars_binary_version_is_refused(tmp_path):
+    source = write_folder(tmp_path / "cifar", {f"data_batch_{i}.bin": cifar_rows([0]) for i in (1, 2, 4)})
+    with pytest.raises(FileNotFoundError, match=r"cifar lacks data_batch_3\.bin, data_batch_5\.bin, test_batch"):
+        load_images(source)
 
 
 def test_cifars_pickles_are_refused_unread(tmp_path):
