@@ -13,6 +13,7 @@ All images are in memory, as uint8. Nothing is downloaded but a Hub dataset that
 
 import hashlib
 import io
+import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -327,10 +328,16 @@ def _decode(file: Any, name: str, size: int | None) -> np.ndarray:
 
 
 def _pixels(image: Any, size: int | None) -> np.ndarray:
-    """A picture of Pillow's as uint8 [channel, height, width], scaled as an image processor does by default."""
+    """A picture of Pillow's as uint8 [channel, height, width], turned as its EXIF says, which pipelines do too, and
+    scaled as an image processor does by default."""
+    from PIL import ImageOps
+
     if image.mode[0] in "IF":  # all above 255 would become white
         raise ValueError(f"pixels of more than 8 bits (mode {image.mode}): scale them to 8 and save them again")
-    image = image.convert("RGB")
+    try:
+        image = ImageOps.exif_transpose(image).convert("RGB")
+    except (struct.error, TypeError) as error:  # the other tags are written anew
+        raise ValueError(f"its EXIF data is damaged ({error}): save it without") from error
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), resample=2)  # bilinear
     return np.asarray(image).transpose(2, 0, 1)

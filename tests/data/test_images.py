@@ -8,6 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from transformers.image_utils import load_image
 
 from seqzoo.data.images import ImageBatches, LabelledImages, load_images, normalised
 
@@ -99,6 +100,26 @@ def test_a_folder_of_classes_alone_has_a_part_held_out(tmp_path):
 def test_what_cannot_be_learnt_from_is_named(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load_images(write_folder(tmp_path / "pets", FILES | change))
+
+
+def test_pictures_are_turned_as_pipelines_turn_them(tmp_path):
+    picture = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        (tmp_path / str(orientation) / "cat").mkdir(parents=True)
+        for name in ("1.png", "2.png"):
+            picture.save(tmp_path / str(orientation) / "cat" / name, exif=exif)
+        expected = np.asarray(load_image(str(tmp_path / str(orientation) / "cat" / "1.png"))).transpose(2, 0, 1)
+        corpus = load_images(str(tmp_path / str(orientation)))
+        assert np.array_equal(corpus.train.images[0], expected)
+    exif[0x010E] = "a description"
+    picture.save(tmp_path / "8" / "cat" / "3.jpg", exif=exif)
+    content = (tmp_path / "8" / "cat" / "3.jpg").read_bytes()
+    text, number = b"\x01\x0e\x00\x02", b"\x01\x03\x00\x02"  # the same as another tag, which is a number
+    (tmp_path / "8" / "cat" / "3.jpg").write_bytes(content.replace(text, number))
+    with pytest.raises(ValueError, match=r"cat/3\.jpg: its EXIF data is damaged .*: save it without"):
+        load_images(str(tmp_path / "8"))
 
 
 def test_a_damaged_archive_is_named(tmp_path):
