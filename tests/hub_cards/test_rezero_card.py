@@ -53,6 +53,7 @@ def test_it_says_what_the_model_reads_and_how_it_is_loaded(auto_class, what):
     assert what in text
     assert f"{auto_class.__name__}.from_pretrained" in text
     assert text.count("## How to use it") == 1
+    assert text.count('repository = "."  # this folder, or its id on the Hub\n') == 1
 
 
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "results" / "rezero_claims.json"
