@@ -65,9 +65,10 @@ def bar(what: str, measured: float, relation: str, limit: float) -> dict:
 
 
 def bars_to_markdown(bars: list[dict]) -> str:
-    """A table of [`bar`]s; a missed one says so."""
-    lines = ["| ratio | measured | bar | |", "|---|---|---|---|"]
+    """A table of [`bar`]s; a missed one says so. What is measured is a number, a count, or None for what never was."""
+    lines = ["| what | measured | bar | |", "|---|---|---|---|"]
     for entry in bars:
-        verdict = "met" if entry["met"] else "**missed**"
-        lines.append(f"| {entry['what']} | {entry['measured']:.2f} | {entry['bar']} | {verdict} |")
+        measured, verdict = entry["measured"], "met" if entry["met"] else "**missed**"
+        shown = "not reached" if measured is None else measured if isinstance(measured, int) else f"{measured:.2f}"
+        lines.append(f"| {entry['what']} | {shown} | {entry['bar']} | {verdict} |")
     return "\n".join(lines)

@@ -114,7 +114,8 @@ def ratio_bar(
 ) -> dict[str, Any] | None:
     """Steps to the target of the fastest of `peers` over those of ReZero; None where one of them has no run.
 
-    A peer that does not reach it counts as if it had at the end of the budget: the true ratio is larger.
+    A peer that does not reach it counts as if it had at the end of the budget: the true ratio is larger. Where ReZero
+    does not, there is no ratio.
     """
     if any(method not in summary for method in ("rezero", *peers)):
         return None
@@ -123,9 +124,10 @@ def ratio_bar(
     fastest = min(math.inf if value is None else value for value in theirs)
     what = f"{name}: steps of {' or '.join(peers)} over ReZero's, to {target:g}"
     if math.isinf(fastest):
-        what += f" (not reached by them in {steps} steps: more than)"
-    measured = 0.0 if own is None else min(fastest, steps) / own
-    return {"what": what, "measured": measured, "bar": f">= {limit:g}", "met": measured >= limit}
+        what += f" (not reached by them in {steps} steps" + (")" if own is None else ": more than)")
+    measured = None if own is None else min(fastest, steps) / own
+    met = measured is not None and measured >= limit
+    return {"what": what, "measured": measured, "bar": f">= {limit:g}", "met": met}
 
 
 def steps_bar(name: str, summary: Mapping[str, Any], within: int, target: float) -> dict[str, Any] | None:
@@ -133,8 +135,8 @@ def steps_bar(name: str, summary: Mapping[str, Any], within: int, target: float)
     if "rezero" not in summary:
         return None
     own = median(summary["rezero"]["steps"][str(target)])
-    what = f"{name}: steps of ReZero to {target:g}" + ("" if own is not None else " (not reached)")
-    return {"what": what, "measured": own or 0.0, "bar": f"<= {within}", "met": own is not None and own <= within}
+    what = f"{name}: steps of ReZero to {target:g}"
+    return {"what": what, "measured": own, "bar": f"<= {within}", "met": own is not None and own <= within}
 
 
 def to_table(summary: Mapping[str, Any], thresholds: Sequence[float], target: float) -> str:

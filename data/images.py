@@ -13,6 +13,7 @@ All images are in memory, as uint8. Nothing is downloaded but a Hub dataset that
 
 import hashlib
 import io
+import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def load_images(
 
     Raises:
         `ImportError`: `digits` without scikit-learn, or image files without Pillow.
-        `FileNotFoundError`: there is no such source.
+        `FileNotFoundError`: there is no such source, or a folder of CIFAR-10 lacks some of its files.
         `ValueError`: pickles, no classes or no one folder of them, classes of one part that the other lacks, images
             that are damaged, of different sizes or of more than 8 bits, or images without a class.
     """
@@ -327,10 +328,16 @@ def _decode(file: Any, name: str, size: int | None) -> np.ndarray:
 
 
 def _pixels(image: Any, size: int | None) -> np.ndarray:
-    """A picture of Pillow's as uint8 [channel, height, width], scaled as an image processor does by default."""
+    """A picture of Pillow's as uint8 [channel, height, width], turned as its EXIF says, which pipelines do too, and
+    scaled as an image processor does by default."""
+    from PIL import ImageOps
+
     if image.mode[0] in "IF":  # all above 255 would become white
         raise ValueError(f"pixels of more than 8 bits (mode {image.mode}): scale them to 8 and save them again")
-    image = image.convert("RGB")
+    try:
+        image = ImageOps.exif_transpose(image).convert("RGB")
+    except (struct.error, TypeError) as error:  # the other tags are written anew
+        raise ValueError(f"its EXIF data is damaged ({error}): save it without") from error
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), resample=2)  # bilinear
     return np.asarray(image).transpose(2, 0, 1)
@@ -350,15 +357,16 @@ def _one_size(shapes: Sequence[tuple[int, ...]], source: str) -> None:
 
 def _read_cifar(path: Path) -> tuple[list[LabelledImages], tuple[str, ...]]:
     """CIFAR-10's binary version: rows of a label and the red, green and blue planes."""
-    batches, test, names = sorted(path.glob("data_batch_*.bin")), path / "test_batch.bin", path / "batches.meta.txt"
-    if not batches:
+    batches = [path / f"data_batch_{i}.bin" for i in range(1, 6)]
+    test, names = path / "test_batch.bin", path / "batches.meta.txt"
+    if not any(path.glob("data_batch_*.bin")):
         raise ValueError(
             f"{path} holds CIFAR-10 as Python pickles, which are never loaded: fetch the binary version "
             "(cifar-10-binary.tar.gz), which has the same pixels"
         )
-    for file in (test, names):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; unpack all of cifar-10-binary.tar.gz")
+    missing = [file.name for file in (*batches, test, names) if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{path} lacks {', '.join(missing)}; unpack all of cifar-10-binary.tar.gz")
     classes = tuple(names.read_text(encoding="utf-8").split())
     return [_cifar_rows(batches, len(classes)), _cifar_rows([test], len(classes))], classes
 
@@ -388,7 +396,13 @@ def _read_dataset(
         saved = load_from_disk(source)
         splits = saved if isinstance(saved, DatasetDict) else {split: saved}
     else:
-        splits = {part: load_dataset(source, name, split=part) for part in (split, validation) if part}
+        try:
+            splits = {part: load_dataset(source, name, split=part) for part in (split, validation) if part}
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"{source!r} is neither a folder here (working directory {Path.cwd()}) nor a dataset that the Hub "
+                f"gives: {error}"
+            ) from error
     parts, classes = [], []
     for part in (split, validation):
         if part is None:

@@ -3,6 +3,7 @@
 import json
 import re
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jinja2 import Template
 from transformers import PreTrainedModel
 
 from seqzoo import MODELS
+from seqzoo.hub_cards.rezero_claims import RESULTS, rezero_claims
 
 
 # The transformers releases that exports were loaded with, in environments without seqzoo: see
@@ -75,7 +77,9 @@ def model_card(
         model (`PreTrainedModel`):
             The file `<model_type>.md` of this folder, a template that is given the config, says what it is;
             `library_model.md`, if it is not of the zoo. Its metadata may name another `pipeline_tag` than the Auto
-            class has, and its section `How to use it` stands in for the one that suits language models.
+            class has, and its section `How to use it` stands in for the one that suits language models; a section
+            `Beside its peers` follows the results. What it shows as `![...](x.png)` is a figure of
+            `benchmarks/results`, which [`figures`] finds.
         name (`str`):
             Title of the card and name of the repository.
         license (`str`):
@@ -96,7 +100,8 @@ def model_card(
         raise FileNotFoundError(
             f"{text} is missing: write what a {config.model_type} is, its limits and its citation."
         )
-    about = ModelCard(Template(text.read_text(encoding="utf-8"), keep_trailing_newline=True).render(config=config))
+    template = Template(text.read_text(encoding="utf-8"), keep_trailing_newline=True)
+    about = ModelCard(template.render(config=config, rezero_claims=rezero_claims))
     headings = re.split(r"^## (.+)\n", about.text, flags=re.MULTILINE)[1:]
 
     auto_class = next(
@@ -160,6 +165,11 @@ def model_card(
         lengths=sorted(lengths.items()),
         recipe=recipe and recipe.strip(),
     )
+
+
+def figures(card: ModelCard) -> list[Traversable]:
+    """The files of `benchmarks/results` that a card shows as images beside it."""
+    return [RESULTS / name for name in re.findall(r"!\[[^\]]*\]\((\w+\.png)\)", card.text)]
 
 
 def is_of_text(metrics: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from seqzoo import MODELS, register
-from seqzoo.hub_cards.card import model_card, read_metrics
+from seqzoo.hub_cards.card import figures, model_card, read_metrics
 from seqzoo.hub_cards.flatten import flatten
 from seqzoo.hub_cards.model_folder import WEIGHTS_LICENSE, read_config
 
@@ -81,6 +81,8 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = WEIGHTS
         if of_zoo:
             flatten([cls.__module__ for cls in (config_class, *auto_classes.values())], folder)
         card.save(folder / "README.md")
+        for figure in figures(card):
+            (folder / figure.name).write_bytes(figure.read_bytes())
         if out_dir.exists():
             out_dir.rmdir()
         folder.rename(out_dir)

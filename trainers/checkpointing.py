@@ -174,9 +174,10 @@ class Checkpoints:
             state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
             if not isinstance(state, dict):
                 raise ValueError(f"{STATE_FILE} is no mapping")
-            if state["num_processes"] != self.accelerator.num_processes:
+            count = state["num_processes"]
+            if count != self.accelerator.num_processes:
                 raise CheckpointError(
-                    f"the checkpoint {path} was written by {state['num_processes']} processes, this run has "
+                    f"the checkpoint {path} was written by {count} process{'es' if count != 1 else ''}, this run has "
                     f"{self.accelerator.num_processes}; start as many"
                 )
             self.accelerator.load_state(str(path))

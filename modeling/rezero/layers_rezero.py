@@ -20,6 +20,7 @@ on a fast path of its own in evaluation, which normalises and knows no alpha.
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.module import register_module_module_registration_hook
 
 
+NORM_SETTINGS = ("norm_first", "layer_norm_eps")  # of torch's own layers
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
@@ -48,7 +50,13 @@ class _ReZeroLayer(nn.Module):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **unknown: Any,
     ):
+        # Python would name this class, which is not the one that was called.
+        if unknown:
+            name = next(iter(unknown))
+            why = ": ReZero layers have no norms, leave it out" if name in NORM_SETTINGS else ""
+            raise TypeError(f"{type(self).__name__} has no argument {name}{why}")
         super().__init__()
         if not callable(activation) and activation not in ACTIVATIONS:
             raise ValueError(
@@ -167,6 +175,7 @@ class RZTXEncoderLayer(_ReZeroLayer):
             Of the parameters; alpha is float32 at least.
 
     Raises:
+        TypeError: settings of norms (`norm_first`, `layer_norm_eps`), which torch's layers have and these do not.
         ValueError: an activation that is neither known nor a function, or heads that do not divide the width.
     """
 

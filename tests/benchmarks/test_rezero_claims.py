@@ -8,6 +8,7 @@ import torch
 
 from seqzoo.__main__ import main
 from seqzoo.benchmarks import rezero_claims, rezero_runs
+from seqzoo.benchmarks.machine import bars_to_markdown
 from seqzoo.benchmarks.rezero_claims import (
     CLAIMS,
     CPU_CLAIMS,
@@ -189,8 +190,15 @@ def test_the_rate_is_the_one_that_reaches_the_target_first():
     assert steps_bar("fc", summary, 3, 1.0)["met"]
     assert not steps_bar("fc", summary, 2, 1.0)["met"]
     never = {"rezero": summary["vanilla"], "vanilla": summary["rezero"]}
-    assert not steps_bar("fc", never, 6, 1.0)["met"]
-    assert ratio_bar("fc", never, ("vanilla",), 1.0, 6, 1.0)["measured"] == 0
+    bars = [steps_bar("fc", never, 6, 1.0), ratio_bar("fc", never, ("vanilla",), 1.0, 6, 1.0)]
+    bars.append(steps_bar("fc", summary, 3, 1.0))
+    assert bars_to_markdown(bars).splitlines()[2:] == [
+        "| fc: steps of ReZero to 1 | not reached | <= 6 | **missed** |",
+        "| fc: steps of vanilla over ReZero's, to 1 | not reached | >= 1 | **missed** |",
+        "| fc: steps of ReZero to 1 | 3 | <= 3 | met |",
+    ]
+    neither = {"rezero": summary["vanilla"], "vanilla": summary["vanilla"]}
+    assert ratio_bar("fc", neither, ("vanilla",), 1.0, 6, 1.0)["what"].endswith("(not reached by them in 6 steps)")
 
 
 def test_seeds_that_not_all_rates_have_yet_do_not_count():

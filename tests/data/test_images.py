@@ -8,6 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from transformers.image_utils import load_image
 
 from seqzoo.data.images import ImageBatches, LabelledImages, load_images, normalised
 
@@ -101,6 +102,26 @@ def test_what_cannot_be_learnt_from_is_named(change, message, tmp_path):
         load_images(write_folder(tmp_path / "pets", FILES | change))
 
 
+def test_pictures_are_turned_as_pipelines_turn_them(tmp_path):
+    picture = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        (tmp_path / str(orientation) / "cat").mkdir(parents=True)
+        for name in ("1.png", "2.png"):
+            picture.save(tmp_path / str(orientation) / "cat" / name, exif=exif)
+        expected = np.asarray(load_image(str(tmp_path / str(orientation) / "cat" / "1.png"))).transpose(2, 0, 1)
+        corpus = load_images(str(tmp_path / str(orientation)))
+        assert np.array_equal(corpus.train.images[0], expected)
+    exif[0x010E] = "a description"
+    picture.save(tmp_path / "8" / "cat" / "3.jpg", exif=exif)
+    content = (tmp_path / "8" / "cat" / "3.jpg").read_bytes()
+    text, number = b"\x01\x0e\x00\x02", b"\x01\x03\x00\x02"  # the same as another tag, which is a number
+    (tmp_path / "8" / "cat" / "3.jpg").write_bytes(content.replace(text, number))
+    with pytest.raises(ValueError, match=r"cat/3\.jpg: its EXIF data is damaged .*: save it without"):
+        load_images(str(tmp_path / "8"))
+
+
 def test_a_damaged_archive_is_named(tmp_path):
     source = write_zip(tmp_path / "pets.zip", FILES)
     content = bytearray((tmp_path / "pets.zip").read_bytes())
@@ -116,9 +137,12 @@ def test_a_folder_without_images_is_refused(tmp_path):
         load_images(write_folder(tmp_path / "none", {"README.md": b""}))
 
 
-def test_a_source_that_is_not_there_is_named(tmp_path):
+def test_a_source_that_is_not_there_is_named(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"there is no .*pets\.zip"):
         load_images(str(tmp_path / "pets.zip"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"'cifar-10-batches-bin' is neither a folder here \(working"):
+        load_images("cifar-10-batches-bin")
     (tmp_path / "notes.txt").write_text("no images")
     with pytest.raises(ValueError, match=r"notes\.txt is neither a folder of images nor a \.zip"):
         load_images(str(tmp_path / "notes.txt"))
@@ -132,19 +156,25 @@ def cifar_rows(labels):
 def test_cifars_binary_version(tmp_path):
     files = {
         "data_batch_1.bin": cifar_rows([1, 0]),
-        "data_batch_2.bin": cifar_rows([2]),
+        **{f"data_batch_{i}.bin": cifar_rows([2]) for i in range(2, 6)},
         "test_batch.bin": cifar_rows([0]),
         "batches.meta.txt": b"airplane\nautomobile\nbird\n\n",
     }
     corpus = load_images(write_folder(tmp_path / "cifar", files))
     assert corpus.classes == ("airplane", "automobile", "bird")
-    assert corpus.train.labels.tolist() == [1, 0, 2]
+    assert corpus.train.labels.tolist() == [1, 0, 2, 2, 2, 2]
     first = np.random.default_rng(0).integers(0, 256, 3072, dtype=np.uint8)
     assert np.array_equal(corpus.train.images[0].ravel(), first)
     for content in (files["test_batch.bin"][:-1], cifar_rows([7])):
         write_folder(tmp_path / "cifar", {"test_batch.bin": content})
         with pytest.raises(ValueError, match=r"test_batch\.bin is not a batch"):
             load_images(str(tmp_path / "cifar"))
+
+
+def test_a_part_of_cifars_binary_version_is_refused(tmp_path):
+    source = write_folder(tmp_path / "cifar", {f"data_batch_{i}.bin": cifar_rows([0]) for i in (1, 2, 4)})
+    with pytest.raises(FileNotFoundError, match=r"cifar lacks data_batch_3\.bin, data_batch_5\.bin, test_batch"):
+        load_images(source)
 
 
 def test_cifars_pickles_are_refused_unread(tmp_path):

@@ -36,6 +36,7 @@ def test_metadata_of_every_model_is_valid(row, metrics):
     for heading in ("How to use it", "Training", "Results", "Limits", "Citation"):
         assert f"\n## {heading}\n" in card.text
     assert "@inproceedings{" in card.text
+    assert card.text.count('repository = "."  # this folder, or its id on the Hub\n') == 1
     assert PROVEN_TRANSFORMERS in card.text
     assert "{{" not in card.text
     assert "{%" not in card.text

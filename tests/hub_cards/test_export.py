@@ -31,7 +31,8 @@ def test_export_stands_alone(row, write_run, metrics, tmp_path, second_environme
     model = write_run(row, tmp_path / "run", metrics)
     files = export(tmp_path / "run", tmp_path / "out" / "my-model")
     assert sorted((tmp_path / "out" / "my-model").rglob("*")) == files
-    assert {file.suffix for file in files} == {".json", ".md", ".py", ".safetensors"}
+    shown = {file.name for file in files if file.suffix == ".png"}  # by the card
+    assert {file.suffix for file in files if file.name not in shown} == {".json", ".md", ".py", ".safetensors"}
     assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= {
         file.name for file in files
     }
@@ -55,7 +56,7 @@ def test_export_stands_alone(row, write_run, metrics, tmp_path, second_environme
         assert torch.tensor(facts["scores"]).isfinite().all()
         assert torch.tensor(facts["scores"]).shape == (1, 3)
         exported = tmp_path / attempt / "saved_again"
-        assert {file.name for file in exported.iterdir()} == {file.name for file in files} - {"README.md"}
+        assert {file.name for file in exported.iterdir()} == {file.name for file in files} - {"README.md"} - shown
 
 
 def test_with_seqzoo_no_remote_code_is_needed(run_dir, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -51,7 +52,9 @@ def test_an_exported_image_model_stands_alone(row, python, tmp_path, request):
     card = (tmp_path / "my-model" / "README.md").read_text()
     assert "pipeline_tag: image-classification" in card
     assert "alpha" in card or row.config.get("block") in ("vanilla", "fixup")
-    assert {file.suffix for file in files} == {".json", ".md", ".py", ".safetensors"}
+    assert {file.suffix for file in files} == {".json", ".md", ".png", ".py", ".safetensors"}
+    shown = re.findall(r"!\[.+\]\((.+)\)", card)
+    assert sorted(shown) == [file.name for file in files if file.suffix == ".png"]
 
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -73,4 +76,5 @@ def test_an_exported_image_model_stands_alone(row, python, tmp_path, request):
     answers = json.loads(done.stdout)
     assert sum(answer["score"] for answer in answers) == pytest.approx(1)
     assert {answer["label"] for answer in answers} == {f"LABEL_{i}" for i in range(5)}
-    assert {file.name for file in (folder / "saved_again").iterdir()} == {file.name for file in files} - {"README.md"}
+    needed = {file.name for file in files} - {"README.md", *shown}
+    assert {file.name for file in (folder / "saved_again").iterdir()} == needed

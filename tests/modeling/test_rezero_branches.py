@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -89,6 +90,18 @@ def test_copies_pickles_and_compiled_models_keep_alpha():
     file.seek(0)
     assert torch.equal(torch.load(file, weights_only=False)(x), expected)
     torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), expected)
+
+
+def test_weights_are_saved_and_loaded_as_the_readme_says(tmp_path):
+    names = ["transformer.h.*.attn", "transformer.h.*.mlp"], ["*.ln_1", "*.ln_2"]
+    model, again = rezero(tiny_gpt2(), *names).eval(), rezero(tiny_gpt2(), *names).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3)
+    save_model(model, tmp_path / "model.safetensors")
+    load_model(again, tmp_path / "model.safetensors")
+    ids = torch.randint(0, 50, (2, 7))
+    assert torch.equal(again(ids).logits, model(ids).logits)
 
 
 def test_under_autocast_alpha_and_the_stream_stay_in_float32():

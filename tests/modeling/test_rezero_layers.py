@@ -302,5 +302,9 @@ def test_bad_arguments_are_refused_by_name(layer):
         layer(WIDTH, HEADS, activation="rleu")
     with pytest.raises(ValueError, match=r"d_model is 16.*nhead, which is 5"):
         layer(WIDTH, 5)
-    with pytest.raises(TypeError, match="norm_first"):
-        layer(WIDTH, HEADS, norm_first=True)
+    for setting in ({"norm_first": True}, {"layer_norm_eps": 1e-6}):
+        (name,) = setting
+        with pytest.raises(TypeError, match=f"^{layer.__name__} has no argument {name}: ReZero layers have no norms"):
+            layer(WIDTH, HEADS, **setting)
+    with pytest.raises(TypeError, match=f"^{layer.__name__} has no argument batchfirst$"):
+        layer(WIDTH, HEADS, batchfirst=True)

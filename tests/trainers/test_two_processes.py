@@ -16,7 +16,7 @@ from seqzoo.trainers.run import run
 
 _CONFIG = Path(__file__).resolve().parents[2] / "configs" / "accelerate" / "two_cpu_processes.yaml"
 _LAUNCH = ["--config_file", str(_CONFIG), "--main_process_port", "0"]
-_TRAINER = "seqzoo.trainers.causal_lm"
+_TRAINER = "seqzoo.trainers.run"
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess:
