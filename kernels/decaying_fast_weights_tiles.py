@@ -14,16 +14,10 @@ and each takes one of two forms:
   One matrix product for each h, of which the pairs of steps are kept that meet there.
 
 A chunk is MILD where the log gates of both of its halves sum to at least [`MIN_HALF_CHUNK`]. Which chunks are is
-decided on the device; the two forms are separate kernels, for the second one needs many registers. Sums and products
-are float32, on tensor cores by `PRECISION`: "tf32" for inputs of half precision, whose digits it keeps, "tf32x3" for
-float32.
+decided on the device; the two forms are separate kernels, for the second one needs many registers.
 """
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError as error:  # found by whoever asks for implementation='triton'; nothing else imports this file
-    raise ImportError("implementation='triton' needs Triton: pip install triton") from error
+from seqzoo.kernels.triton_chunks import load_tile, meets, product, tl, triton
 
 
 # Below, exp(-c) of the mild form costs float32 more than its last digit.
@@ -33,20 +27,8 @@ MIN_LOG_GATE = tl.constexpr(-128.0)
 
 
 @triton.jit
-def load_tile(pointer, strides, rows, columns, valid):
-    """[rows, columns] of a [time, size] matrix in float32, 0 where not valid."""
-    places = rows[:, None].to(tl.int64) * strides[0] + columns[None, :].to(tl.int64) * strides[1]
-    return tl.load(pointer + places, mask=valid, other=0.0).to(tl.float32)
-
-
-@triton.jit
 def load_gates(pointer, strides, rows, columns, valid):
     return tl.maximum(load_tile(pointer, strides, rows, columns, valid), MIN_LOG_GATE)
-
-
-@triton.jit
-def product(x, y, PRECISION: tl.constexpr):
-    return tl.dot(x, y, input_precision=PRECISION, out_dtype=tl.float32)
 
 
 @triton.jit
@@ -93,14 +75,6 @@ def boundary_factors(g, level, C: tl.constexpr):
     second = ((t >> shift) & 1) == 1
     summed = ((t >> shift) == (i >> shift)) & tl.where(second, i <= t, i > t) & (level > 0)
     return tl.exp(product(summed.to(tl.float32), g, "tf32x3"))
-
-
-@triton.jit
-def meets(level, C: tl.constexpr):
-    """[t, j]: the pairs of steps j <= t that meet at a boundary of this level; t = j at level 0."""
-    t = tl.arange(0, C)[:, None]
-    j = tl.arange(0, C)[None, :]
-    return (t >= j) & (((t ^ j) << 1) >> level == 1) | ((t == j) & (level == 0))
 
 
 @triton.jit

@@ -18,8 +18,6 @@ Nothing of a single step is stored but inputs, outputs and gradients; states of 
 docs/decaying_fast_weights.md derives all that. Log gates that are not given are 0 and cost nothing.
 """
 
-import re
-
 import torch
 
 from seqzoo.kernels.decaying_fast_weights_tiles import (
@@ -29,35 +27,28 @@ from seqzoo.kernels.decaying_fast_weights_tiles import (
     apply_both,
     end_factors,
     load_gates,
-    load_tile,
-    product,
     scores,
+)
+from seqzoo.kernels.triton_chunks import (
+    CHUNK,
+    LEVELS,
+    check,
+    load_tile,
+    namespace,
+    precision_of,
+    product,
+    sequences,
+    sizes_of,
+    strides_of,
     tl,
     triton,
 )
 
 
-CHUNK = 64
-LEVELS = CHUNK.bit_length()  # blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
-BLOCK = 32  # channels of a tile: of 64, the kernels have too few registers
-MAX_TIME = 65_535 * CHUNK  # as many programs as a GPU takes in a grid's second dimension
-INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1, which runs kernels on a CPU
-# A copy of this file that is loaded beside it, as remote code, has ops of its own.
-NAMESPACE = re.sub(r"\W", "_", __name__)
+NAMESPACE = namespace(__name__)
 
 
 # Which steps see which
-
-
-@triton.jit
-def _sequence(reset, chunk, T, C: tl.constexpr, HAS_RESET: tl.constexpr):
-    """Of each step of a chunk, how many sequences have begun in the chunk; and at its last step."""
-    if HAS_RESET:
-        rows = chunk * C + tl.arange(0, C)
-        begins = tl.load(reset + rows, mask=rows < T, other=0).to(tl.int32)
-        return tl.cumsum(begins, 0), tl.sum(begins, 0)
-    else:
-        return tl.zeros([C], tl.int32), 0
 
 
 @triton.jit
@@ -136,7 +127,7 @@ def _states_kernel(
         rows = chunk * C + tl.arange(0, C)
         x_tile = load_tile(x, (x_strides[1], x_strides[3]), rows, k, (rows < T)[:, None] & (k < K)[None, :])
         y_tile = load_tile(y, (y_strides[1], y_strides[3]), rows, d, (rows < T)[:, None] & (d < D)[None, :]) * scale
-        sequence, last = _sequence(reset, chunk, T, C, HAS_RESET)
+        sequence, last = sequences(reset, chunk, T, C, HAS_RESET)
         if HAS_RESET:
             state = tl.where(last == 0, state, 0.0)
             x_tile = tl.where((sequence == (0 if REVERSE else last))[:, None], x_tile, 0.0)
@@ -262,7 +253,7 @@ def _output_kernel(
         gv += batch * gv_strides[0] + h * gv_strides[2]
     if HAS_RESET:
         reset += batch * T
-    sequence, _ = _sequence(reset, chunk, T, C, HAS_RESET)
+    sequence, _ = sequences(reset, chunk, T, C, HAS_RESET)
 
     p = _inner_scores(q, k, gk, q_strides, k_strides, gk_strides, rows, T, K, BK, C, LEVELS, HAS_GK, MILD, PRECISION)
     if HAS_RESET:
@@ -313,7 +304,7 @@ def _side_gradients(
         other_g += batch * other_g_strides[0] + h * other_g_strides[2]
     if HAS_RESET:
         reset += batch * T
-    sequence, last = _sequence(reset, chunk, T, C, HAS_RESET)
+    sequence, last = sequences(reset, chunk, T, C, HAS_RESET)
     m = other_x_scale * _inner_scores(
         other_x, other_y, other_g, other_x_strides, other_y_strides, other_g_strides, rows, T, OTHER_SIZE, OTHER_BLOCK,
         C, LEVELS, OTHER_GATED, MILD, PRECISION,
@@ -496,25 +487,9 @@ def _step_kernel(
 # Launches and custom ops
 
 
-def _strides(x):
-    return (0, 0, 0, 0) if x is None else x.stride()
-
-
-def _sizes(k, v):
-    key_size, value_size = k.shape[-1], v.shape[-1]
-    # Matrix products need at least 16.
-    key_block, value_block = (BLOCK if size > 16 else 16 for size in (key_size, value_size))
-    return {"K": key_size, "D": value_size, "BK": key_block, "BD": value_block}
-
-
 def _blocks(sizes):
     """Parts of a state."""
     return triton.cdiv(sizes["K"], sizes["BK"]) * triton.cdiv(sizes["D"], sizes["BD"])
-
-
-def _precision(v):
-    """Of products: TF32 keeps the digits of half precision, three of them those of float32."""
-    return "tf32x3" if v.dtype == torch.float32 else "tf32"
 
 
 def _states(x, y, gx, gy, reset, initial, scale, mild, reverse):
@@ -522,10 +497,10 @@ def _states(x, y, gx, gy, reset, initial, scale, mild, reverse):
     batch, time, heads, key_size = x.shape
     states = y.new_empty(triton.cdiv(time, CHUNK), batch, heads, key_size, y.shape[-1], dtype=torch.float32)
     final = torch.empty_like(states[0])
-    sizes = _sizes(x, y)
+    sizes = sizes_of(x, y)
     _states_kernel[batch * heads, _blocks(sizes)](
         *(x, y, gx, gy, reset, initial, states, final, mild),
-        *map(_strides, (x, y, gx, gy)),
+        *map(strides_of, (x, y, gx, gy)),
         *(scale, time, heads),
         **sizes,
         C=CHUNK,
@@ -534,7 +509,7 @@ def _states(x, y, gx, gy, reset, initial, scale, mild, reverse):
         HAS_RESET=reset is not None,
         HAS_INITIAL=initial is not None,
         REVERSE=reverse,
-        PRECISION=_precision(y),
+        PRECISION=precision_of(y),
         num_warps=4,
         num_stages=3,
     )
@@ -543,10 +518,10 @@ def _states(x, y, gx, gy, reset, initial, scale, mild, reverse):
 
 def _each_form(k, v, gk, gv, reset):
     """Keyword arguments for a kernel that computes chunks: for those that are mild, and for the rest."""
-    blocks = _blocks(_sizes(k, v))
+    blocks = _blocks(sizes_of(k, v))
     for mild in (True, False) if gk is not None or gv is not None else (True,):
         yield {
-            **_sizes(k, v),
+            **sizes_of(k, v),
             "C": CHUNK,
             "LEVELS": LEVELS,
             "BLOCKS": blocks,
@@ -555,7 +530,7 @@ def _each_form(k, v, gk, gv, reset):
             "HAS_GV": gv is not None,
             "HAS_RESET": reset is not None,
             "MILD": mild,
-            "PRECISION": _precision(v),
+            "PRECISION": precision_of(v),
             "num_warps": 8,
         }
 
@@ -577,7 +552,7 @@ def _forward(
     for form in _each_form(k, v, gk, gv, reset):
         _output_kernel[batch * heads, triton.cdiv(time, CHUNK)](
             *(q, k, v, gk, gv, reset, states, mild, output),
-            *map(_strides, (q, k, v, gk, gv)),
+            *map(strides_of, (q, k, v, gk, gv)),
             *(scale, time, heads),
             **form,
         )
@@ -594,7 +569,7 @@ def _(q, k, v, gk, gv, initial_state, reset, scale):
 def _empty_mild(k, v):
     """Flags of all chunks, heads and blocks of the states."""
     batch, time, heads, _ = k.shape
-    return v.new_empty(-(-time // CHUNK), batch, heads, _blocks(_sizes(k, v)), dtype=torch.int8)
+    return v.new_empty(-(-time // CHUNK), batch, heads, _blocks(sizes_of(k, v)), dtype=torch.int8)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::backward", mutates_args=())
@@ -620,7 +595,7 @@ def _backward(
     for form in _each_form(k, v, gk, gv, reset):
         _gradients_kernel[2 * batch * heads, triton.cdiv(time, CHUNK)](
             *(q, k, v, gk, gv, reset, d_output, states, final, flows, mild, *gradients),
-            *map(_strides, (q, k, v, gk, gv, d_output)),
+            *map(strides_of, (q, k, v, gk, gv, d_output)),
             *(scale, time, heads),
             **form,
         )
@@ -673,10 +648,10 @@ def _step(
 ) -> torch.Tensor:
     batch, _, heads, _ = k.shape
     output = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    sizes = {**_sizes(k, v), "BK": triton.next_power_of_2(k.shape[-1])}
+    sizes = {**sizes_of(k, v), "BK": triton.next_power_of_2(k.shape[-1])}
     _step_kernel[batch * heads, triton.cdiv(sizes["D"], sizes["BD"])](
         *(q, k, v, gk, gv, state, next_state, output),
-        *map(_strides, (q, k, v, gk, gv)),
+        *map(strides_of, (q, k, v, gk, gv)),
         *(scale, heads),
         **sizes,
         HAS_GK=gk is not None,
@@ -694,14 +669,9 @@ def _(q, k, v, gk, gv, state, next_state, scale):
 
 def triton_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset):
     """The op of `decaying_fast_weights` by Triton kernels; takes its arguments as checked there."""
-    _check(v)
+    check(k, v)
     tensors = (q, k, v, gk, gv, initial_state)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    if k.shape[1] > MAX_TIME:
-        raise ValueError(
-            f"implementation='triton' takes at most {MAX_TIME:,} steps at once, got {k.shape[1]:,}: split them and "
-            "hand the final state on"
-        )
     if initial_state is not None:
         initial_state = initial_state.to(torch.float32).contiguous()
     if k.shape[1] == 1 and reset is None and not differentiable:
@@ -711,11 +681,3 @@ def triton_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset):
         reset = reset.contiguous().view(torch.uint8)
     output, final, *_ = _forward(q, k, v, gk, gv, initial_state, reset, scale)
     return output, final
-
-
-def _check(v):
-    """Refuses what the kernels cannot run on."""
-    if v.dtype == torch.float64:
-        raise ValueError("implementation='triton' computes in float32 and v is float64; use 'auto'")
-    if not (v.is_cuda or INTERPRETED):
-        raise ValueError(f"implementation='triton' needs a GPU and the tensors are on {v.device}; use 'auto'")

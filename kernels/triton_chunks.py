@@ -1,0 +1,88 @@
+"""What the Triton kernels of both fast-weight ops share: tiles of a chunk of steps, and how a kernel is launched.
+
+Sums and products are float32, on tensor cores by `PRECISION`: "tf32" for inputs of half precision, whose digits it
+keeps, "tf32x3" for float32.
+"""
+
+import re
+
+import torch
+
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError as error:  # found by whoever asks for implementation='triton'; nothing else imports this file
+    raise ImportError("implementation='triton' needs Triton: pip install triton") from error
+
+
+CHUNK = 64
+LEVELS = CHUNK.bit_length()  # blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
+BLOCK = 32  # channels of a tile: of 64, the kernels have too few registers
+MAX_TIME = 65_535 * CHUNK  # as many programs as a GPU takes in a grid's second dimension
+INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1, which runs kernels on a CPU
+
+
+@triton.jit
+def load_tile(pointer, strides, rows, columns, valid):
+    """[rows, columns] of a [time, size] matrix in float32, 0 where not valid."""
+    places = rows[:, None].to(tl.int64) * strides[0] + columns[None, :].to(tl.int64) * strides[1]
+    return tl.load(pointer + places, mask=valid, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def product(x, y, PRECISION: tl.constexpr):
+    return tl.dot(x, y, input_precision=PRECISION, out_dtype=tl.float32)
+
+
+@triton.jit
+def meets(level, C: tl.constexpr):
+    """[t, j]: the pairs of steps j <= t that meet where two blocks of 2^(level - 1) steps do; t = j at level 0."""
+    t = tl.arange(0, C)[:, None]
+    j = tl.arange(0, C)[None, :]
+    return (t >= j) & (((t ^ j) << 1) >> level == 1) | ((t == j) & (level == 0))
+
+
+@triton.jit
+def sequences(reset, chunk, T, C: tl.constexpr, HAS_RESET: tl.constexpr):
+    """Of each step of a chunk, how many sequences have begun in the chunk; and at its last step."""
+    if HAS_RESET:
+        rows = chunk * C + tl.arange(0, C)
+        begins = tl.load(reset + rows, mask=rows < T, other=0).to(tl.int32)
+        return tl.cumsum(begins, 0), tl.sum(begins, 0)
+    else:
+        return tl.zeros([C], tl.int32), 0
+
+
+def namespace(module):
+    """Of a file's custom ops. A copy of it that is loaded beside it, as remote code, has ops of its own."""
+    return re.sub(r"\W", "_", module)
+
+
+def strides_of(x):
+    return (0, 0, 0, 0) if x is None else x.stride()
+
+
+def sizes_of(k, v):
+    key_size, value_size = k.shape[-1], v.shape[-1]
+    # Matrix products need at least 16.
+    key_block, value_block = (BLOCK if size > 16 else 16 for size in (key_size, value_size))
+    return {"K": key_size, "D": value_size, "BK": key_block, "BD": value_block}
+
+
+def precision_of(v):
+    """Of products: TF32 keeps the digits of half precision, three of them those of float32."""
+    return "tf32x3" if v.dtype == torch.float32 else "tf32"
+
+
+def check(k, v):
+    """Refuses what the kernels cannot run on."""
+    if v.dtype == torch.float64:
+        raise ValueError("implementation='triton' computes in float32 and v is float64; use 'auto'")
+    if not (v.is_cuda or INTERPRETED):
+        raise ValueError(f"implementation='triton' needs a GPU and the tensors are on {v.device}; use 'auto'")
+    if k.shape[1] > MAX_TIME:
+        raise ValueError(
+            f"implementation='triton' takes at most {MAX_TIME:,} steps at once, got {k.shape[1]:,}: split them and "
+            "hand the final state on"
+        )
