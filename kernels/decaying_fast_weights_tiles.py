@@ -17,7 +17,7 @@ A chunk is MILD where the log gates of both of its halves sum to at least [`MIN_
 decided on the device; the two forms are separate kernels, for the second one needs many registers.
 """
 
-from seqzoo.kernels.triton_chunks import load_tile, meets, product, tl, triton
+from seqzoo.kernels.triton_chunks import load_tile, product, tl, triton
 
 
 # Below, exp(-c) of the mild form costs float32 more than its last digit.
@@ -75,6 +75,14 @@ def boundary_factors(g, level, C: tl.constexpr):
     second = ((t >> shift) & 1) == 1
     summed = ((t >> shift) == (i >> shift)) & tl.where(second, i <= t, i > t) & (level > 0)
     return tl.exp(product(summed.to(tl.float32), g, "tf32x3"))
+
+
+@triton.jit
+def meets(level, C: tl.constexpr):
+    """[t, j]: the pairs of steps j <= t that meet at a boundary of this level; t = j at level 0."""
+    t = tl.arange(0, C)[:, None]
+    j = tl.arange(0, C)[None, :]
+    return (t >= j) & (((t ^ j) << 1) >> level == 1) | ((t == j) & (level == 0))
 
 
 @triton.jit

@@ -31,7 +31,6 @@ from seqzoo.kernels.decaying_fast_weights_tiles import (
 )
 from seqzoo.kernels.triton_chunks import (
     CHUNK,
-    LEVELS,
     check,
     load_tile,
     namespace,
@@ -45,6 +44,7 @@ from seqzoo.kernels.triton_chunks import (
 )
 
 
+LEVELS = CHUNK.bit_length()  # blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
 NAMESPACE = namespace(__name__)
 
 

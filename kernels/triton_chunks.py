@@ -17,7 +17,6 @@ except ImportError as error:  # found by whoever asks for implementation='triton
 
 
 CHUNK = 64
-LEVELS = CHUNK.bit_length()  # blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
 BLOCK = 32  # channels of a tile: of 64, the kernels have too few registers
 MAX_TIME = 65_535 * CHUNK  # as many programs as a GPU takes in a grid's second dimension
 INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1, which runs kernels on a CPU
@@ -33,14 +32,6 @@ def load_tile(pointer, strides, rows, columns, valid):
 @triton.jit
 def product(x, y, PRECISION: tl.constexpr):
     return tl.dot(x, y, input_precision=PRECISION, out_dtype=tl.float32)
-
-
-@triton.jit
-def meets(level, C: tl.constexpr):
-    """[t, j]: the pairs of steps j <= t that meet where two blocks of 2^(level - 1) steps do; t = j at level 0."""
-    t = tl.arange(0, C)[:, None]
-    j = tl.arange(0, C)[None, :]
-    return (t >= j) & (((t ^ j) << 1) >> level == 1) | ((t == j) & (level == 0))
 
 
 @triton.jit
