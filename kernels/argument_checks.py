@@ -45,13 +45,14 @@ def check_arguments(q, k, v, others):
 
 
 def can_use_triton(v):
-    """Whether the Triton kernels can take tensors like `v`."""
-    return v.is_cuda and v.dtype != torch.float64 and _triton_is_installed()
+    """Whether the Triton kernels can take tensors like `v`: on an NVIDIA GPU with TF32, not in float64."""
+    return v.is_cuda and v.dtype != torch.float64 and _triton_runs_on(v.device.index or 0)
 
 
 @cache
-def _triton_is_installed():
-    return importlib.util.find_spec("triton") is not None
+def _triton_runs_on(index):
+    has_tf32 = torch.version.hip is None and torch.cuda.get_device_capability(index) >= (8, 0)
+    return has_tf32 and importlib.util.find_spec("triton") is not None
 
 
 def _describe(x):

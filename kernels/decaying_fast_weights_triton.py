@@ -16,8 +16,6 @@ host reads no value. docs/decaying_fast_weights.md derives all that. Log gates t
 nothing.
 """
 
-from contextlib import nullcontext
-
 import torch
 
 from seqzoo.kernels.decaying_fast_weights_tiles import (
@@ -34,9 +32,9 @@ from seqzoo.kernels.decaying_fast_weights_triton_exact import exact_gradients_ke
 from seqzoo.kernels.decaying_fast_weights_triton_mild import mild_gradients_kernel, mild_output_kernel
 from seqzoo.kernels.triton_chunks import (
     CHUNK,
-    LEVELS,
     check,
     namespace,
+    on_its_device,
     precision_of,
     product,
     sequences,
@@ -47,6 +45,7 @@ from seqzoo.kernels.triton_chunks import (
 
 
 NAMESPACE = namespace(__name__)
+LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
 # Channels of a tile at most: of a state that a program carries along, of a chunk with mild gates, and with any gates.
 STATES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 32, 64, 32
 # Above, the kernels for mild gates, whose loops over tiles are unrolled, take minutes to compile.
@@ -188,11 +187,6 @@ def _step_kernel(
 # Launches and custom ops
 
 
-def _on_device(v):
-    """Triton launches on the current device, whichever has the tensors."""
-    return torch.cuda.device(v.device) if v.is_cuda else nullcontext()
-
-
 def _sizes(k, v, block):
     key_size, value_size = k.shape[-1], v.shape[-1]
     # Matrix products need at least 16.
@@ -234,6 +228,7 @@ def _flags(v, gk, gv, reset):
 
 
 @torch.library.custom_op(f"{NAMESPACE}::forward", mutates_args=())
+@on_its_device
 def _forward(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -247,16 +242,15 @@ def _forward(
     batch, time, heads, _ = k.shape
     output = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     mild = v.new_full((triton.cdiv(time, CHUNK), batch, heads), int(_forms(k, v, gk, gv)[0]), dtype=torch.int8)
-    with _on_device(v):
-        states, final = _states(k, v, gk, gv, reset, initial_state, 1.0, mild, reverse=False)
-        tensors, strides = (q, k, v, gk, gv, reset, states, mild, output), map(strides_of, (q, k, v, gk, gv))
-        arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
-        grid = (batch * heads, triton.cdiv(time, CHUNK))
-        with_mild, with_others = _forms(k, v, gk, gv)
-        if with_mild:
-            mild_output_kernel[grid](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
-        if with_others:
-            exact_output_kernel[grid](*arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8)
+    states, final = _states(k, v, gk, gv, reset, initial_state, 1.0, mild, reverse=False)
+    tensors, strides = (q, k, v, gk, gv, reset, states, mild, output), map(strides_of, (q, k, v, gk, gv))
+    arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
+    grid = (batch * heads, triton.cdiv(time, CHUNK))
+    with_mild, with_others = _forms(k, v, gk, gv)
+    if with_mild:
+        mild_output_kernel[grid](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
+    if with_others:
+        exact_output_kernel[grid](*arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8)
     return output, final, states, mild
 
 
@@ -269,6 +263,7 @@ def _(q, k, v, gk, gv, initial_state, reset, scale):
 
 
 @torch.library.custom_op(f"{NAMESPACE}::backward", mutates_args=())
+@on_its_device
 def _backward(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -287,19 +282,18 @@ def _backward(
     if d_final is not None:
         d_final = d_final.contiguous()
     gradients = _empty_gradients(q, k, v, gk, gv)
-    with _on_device(v):
-        flows, d_initial = _states(q, d_output, gk, gv, reset, d_final, scale, mild, reverse=True)
-        tensors = (q, k, v, gk, gv, reset, d_output, states, final, flows, mild, *gradients)
-        strides = map(strides_of, (q, k, v, gk, gv, d_output))
-        arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
-        chunks = triton.cdiv(time, CHUNK)
-        with_mild, with_others = _forms(k, v, gk, gv)
-        if with_mild:
-            mild_gradients_kernel[batch * heads, chunks](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
-        if with_others:
-            exact_gradients_kernel[2 * batch * heads, chunks](
-                *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8
-            )
+    flows, d_initial = _states(q, d_output, gk, gv, reset, d_final, scale, mild, reverse=True)
+    tensors = (q, k, v, gk, gv, reset, d_output, states, final, flows, mild, *gradients)
+    strides = map(strides_of, (q, k, v, gk, gv, d_output))
+    arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
+    chunks = triton.cdiv(time, CHUNK)
+    with_mild, with_others = _forms(k, v, gk, gv)
+    if with_mild:
+        mild_gradients_kernel[batch * heads, chunks](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
+    if with_others:
+        exact_gradients_kernel[2 * batch * heads, chunks](
+            *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8
+        )
     if reset is not None:
         for d_gate in gradients[3:]:
             if d_gate.numel():
@@ -340,24 +334,24 @@ def _launch_step(q, k, v, gk, gv, state, next_state, scale):
     batch, _, heads, _ = k.shape
     output = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     key_size, value_size = k.shape[-1], v.shape[-1]
-    with _on_device(v):
-        _step_kernel[batch * heads, triton.cdiv(value_size, STEP_BLOCK)](
-            *(q, k, v, gk, gv, state, next_state, output),
-            *map(strides_of, (q, k, v, gk, gv)),
-            *(scale, heads),
-            K=key_size,
-            D=value_size,
-            BK=triton.next_power_of_2(key_size),
-            BD=STEP_BLOCK,
-            HAS_GK=gk is not None,
-            HAS_GV=gv is not None,
-            HAS_STATE=state is not None,
-            num_warps=4,
-        )
+    _step_kernel[batch * heads, triton.cdiv(value_size, STEP_BLOCK)](
+        *(q, k, v, gk, gv, state, next_state, output),
+        *map(strides_of, (q, k, v, gk, gv)),
+        *(scale, heads),
+        K=key_size,
+        D=value_size,
+        BK=triton.next_power_of_2(key_size),
+        BD=STEP_BLOCK,
+        HAS_GK=gk is not None,
+        HAS_GV=gv is not None,
+        HAS_STATE=state is not None,
+        num_warps=4,
+    )
     return output
 
 
 @torch.library.custom_op(f"{NAMESPACE}::step", mutates_args=())
+@on_its_device
 def _step(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -377,6 +371,7 @@ def _(q, k, v, gk, gv, state, scale):
 
 
 @torch.library.custom_op(f"{NAMESPACE}::step_in_place", mutates_args=("state",))
+@on_its_device
 def _step_in_place(
     q: torch.Tensor,
     k: torch.Tensor,

@@ -27,7 +27,15 @@ from seqzoo.kernels.decaying_fast_weights_tiles import (
     until_end,
     up_to,
 )
-from seqzoo.kernels.triton_chunks import meets, product, sequences, tl, triton
+from seqzoo.kernels.triton_chunks import product, sequences, tl, triton
+
+
+@triton.jit
+def _meets(level, C: tl.constexpr):
+    """[t, j]: the pairs of steps j <= t that meet where two blocks of 2^(level - 1) steps do; t = j at level 0."""
+    t = tl.arange(0, C)[:, None]
+    j = tl.arange(0, C)[None, :]
+    return (t >= j) & (((t ^ j) << 1) >> level == 1) | ((t == j) & (level == 0))
 
 
 @triton.jit
@@ -52,7 +60,7 @@ def _scores(x, y, gates, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.conste
         result = tl.zeros([C, C], tl.float32)
         for level in range(LEVELS):
             factors = _boundary_factors(gates, level, C)
-            result += tl.where(meets(level, C), product(x * factors, tl.trans(y * factors), PRECISION), 0.0)
+            result += tl.where(_meets(level, C), product(x * factors, tl.trans(y * factors), PRECISION), 0.0)
         return result
     else:
         return tl.where(up_to(C), product(x, tl.trans(y), PRECISION), 0.0)
@@ -65,7 +73,7 @@ def _apply(m, y, gates, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constex
         result = tl.zeros_like(y)
         for level in range(LEVELS):
             factors = _boundary_factors(gates, level, C)
-            result += product(tl.where(meets(level, C), m, 0.0), y * factors, PRECISION) * factors
+            result += product(tl.where(_meets(level, C), m, 0.0), y * factors, PRECISION) * factors
         return result
     else:
         return product(m, y, PRECISION)
@@ -78,7 +86,7 @@ def _apply_both(m, x, y, gates, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl
         of_y, of_x = tl.zeros_like(y), tl.zeros_like(x)
         for level in range(LEVELS):
             factors = _boundary_factors(gates, level, C)
-            kept = tl.where(meets(level, C), m, 0.0)
+            kept = tl.where(_meets(level, C), m, 0.0)
             of_y += product(kept, y * factors, PRECISION) * factors
             of_x += product(tl.trans(kept), x * factors, PRECISION) * factors
         return of_y, of_x

@@ -12,13 +12,15 @@ paper's own kernels. docs/delta_fast_weights.md derives the matrix form.
 
 import torch
 
-from seqzoo.kernels.argument_checks import check_arguments
+from seqzoo.kernels.argument_checks import can_use_triton, check_arguments
 from seqzoo.kernels.decaying_fast_weights_chunked import autocast_off
 from seqzoo.kernels.delta_fast_weights_chunked import chunked_delta_fast_weights
 
 
 # Up to about this many steps the loop is faster than one short chunk (CPU, 12 heads of 64). Decoding is one step.
 MAX_RECURRENT_STEPS = 8
+# A program of the Triton kernels has whole columns of a state.
+MAX_TRITON_KEY_SIZE = 256
 
 
 def delta_fast_weights(
@@ -50,8 +52,9 @@ def delta_fast_weights(
         read_before_write (`bool`, *optional*, defaults to `False`): whether a step reads the state as it was before
             its own write.
         implementation (`str`, *optional*, defaults to `"auto"`): "recurrent" is the definition, a loop over time;
-            "chunked" the matrix form, whose memory grows linearly with time; "auto" takes "recurrent" for a few steps,
-            such as decoding, and "chunked" otherwise.
+            "chunked" the matrix form, whose memory grows linearly with time; "triton" the same form as GPU kernels, of
+            keys of at most 256 channels. "auto" takes "triton" on a GPU where Triton is installed; elsewhere
+            "recurrent" for a few steps, such as decoding, and "chunked" otherwise.
 
     Returns:
         The output [batch, time, heads, D] in the dtype of `v`, and the final state [batch, heads, K, D] in float32
@@ -59,7 +62,10 @@ def delta_fast_weights(
 
     Raises:
         TypeError: an argument is of the wrong dtype or no tensor.
-        ValueError: an argument has the wrong shape or device, there is no step, or no such implementation.
+        ValueError: an argument has the wrong shape or device, there is no step, no such implementation, or it cannot
+            do that ("triton" without a GPU, in float64 or with longer keys).
+        RuntimeError: a second derivative of "triton".
+        ImportError: "triton" without Triton.
 
     Example:
         >>> q, k = (torch.nn.functional.normalize(torch.randn(1, 100, 2, 8), dim=-1) for _ in range(2))
@@ -79,11 +85,25 @@ def delta_fast_weights(
     )
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if implementation == "auto":
-        # A Triton implementation for CUDA tensors is to be chosen here.
-        implementation = "recurrent" if q.shape[1] <= MAX_RECURRENT_STEPS else "chunked"
+        if can_use_triton(v) and k.shape[-1] <= MAX_TRITON_KEY_SIZE:
+            implementation = "triton"
+        else:
+            implementation = "recurrent" if q.shape[1] <= MAX_RECURRENT_STEPS else "chunked"
+    if implementation == "triton":
+        if k.shape[-1] > MAX_TRITON_KEY_SIZE:
+            raise ValueError(
+                f"implementation='triton' takes keys of at most {MAX_TRITON_KEY_SIZE} channels, got {k.shape[-1]}; "
+                "use 'auto'"
+            )
+        # Imported by whoever uses it: Triton is not everywhere.
+        from seqzoo.kernels.delta_fast_weights_triton import triton_delta_fast_weights
+
+        with autocast_off(q.device.type):
+            output, state = triton_delta_fast_weights(q, k, v, beta, scale, initial_state, reset, read_before_write)
+        return output, state if output_final_state else None
     forms = {"recurrent": recurrent_delta_fast_weights, "chunked": chunked_delta_fast_weights}
     if implementation not in forms:
-        raise ValueError(f"implementation must be 'auto', 'chunked' or 'recurrent', got {implementation!r}")
+        raise ValueError(f"implementation must be 'auto', 'triton', 'chunked' or 'recurrent', got {implementation!r}")
     dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
     with autocast_off(q.device.type):
         if beta is None:

@@ -5,8 +5,12 @@ keeps, "tf32x3" for float32.
 """
 
 import re
+from contextlib import nullcontext
+from functools import wraps
 
 import torch
+
+from seqzoo.kernels.argument_checks import can_use_triton
 
 
 try:
@@ -17,30 +21,13 @@ except ImportError as error:  # found by whoever asks for implementation='triton
 
 
 CHUNK = 64
-LEVELS = CHUNK.bit_length()  # blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
-BLOCK = 32  # channels of a tile: of 64, the kernels have too few registers
 MAX_TIME = 65_535 * CHUNK  # as many programs as a GPU takes in a grid's second dimension
 INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1, which runs kernels on a CPU
 
 
 @triton.jit
-def load_tile(pointer, strides, rows, columns, valid):
-    """[rows, columns] of a [time, size] matrix in float32, 0 where not valid."""
-    places = rows[:, None].to(tl.int64) * strides[0] + columns[None, :].to(tl.int64) * strides[1]
-    return tl.load(pointer + places, mask=valid, other=0.0).to(tl.float32)
-
-
-@triton.jit
 def product(x, y, PRECISION: tl.constexpr):
     return tl.dot(x, y, input_precision=PRECISION, out_dtype=tl.float32)
-
-
-@triton.jit
-def meets(level, C: tl.constexpr):
-    """[t, j]: the pairs of steps j <= t that meet where two blocks of 2^(level - 1) steps do; t = j at level 0."""
-    t = tl.arange(0, C)[:, None]
-    j = tl.arange(0, C)[None, :]
-    return (t >= j) & (((t ^ j) << 1) >> level == 1) | ((t == j) & (level == 0))
 
 
 @triton.jit
@@ -59,15 +46,19 @@ def namespace(module):
     return re.sub(r"\W", "_", module)
 
 
+def on_its_device(op):
+    """Triton launches on the current device, whichever has the tensors: makes that of the first one current."""
+
+    @wraps(op)
+    def launch(q, *others):
+        with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+            return op(q, *others)
+
+    return launch
+
+
 def strides_of(x):
     return (0, 0, 0, 0) if x is None else x.stride()
-
-
-def sizes_of(k, v):
-    key_size, value_size = k.shape[-1], v.shape[-1]
-    # Matrix products need at least 16.
-    key_block, value_block = (BLOCK if size > 16 else 16 for size in (key_size, value_size))
-    return {"K": key_size, "D": value_size, "BK": key_block, "BD": value_block}
 
 
 def precision_of(v):
@@ -79,8 +70,11 @@ def check(k, v):
     """Refuses what the kernels cannot run on."""
     if v.dtype == torch.float64:
         raise ValueError("implementation='triton' computes in float32 and v is float64; use 'auto'")
-    if not (v.is_cuda or INTERPRETED):
-        raise ValueError(f"implementation='triton' needs a GPU and the tensors are on {v.device}; use 'auto'")
+    if not (INTERPRETED or can_use_triton(v)):
+        raise ValueError(
+            f"implementation='triton' needs an NVIDIA GPU of compute capability 8.0 or newer, and the tensors are on "
+            f"{v.device}; use 'auto'"
+        )
     if k.shape[1] > MAX_TIME:
         raise ValueError(
             f"implementation='triton' takes at most {MAX_TIME:,} steps at once, got {k.shape[1]:,}: split them and "

@@ -370,7 +370,10 @@ def test_tensors_on_a_cpu_are_refused():
         TRITON_INTERPRET="0",
     )
     assert done.stdout == "auto runs\n"
-    assert "'triton' needs a GPU and the tensors are on cpu; use 'auto'" in done.stderr
+    assert (
+        "'triton' needs an NVIDIA GPU of compute capability 8.0 or newer, and the tensors are on cpu; use 'auto'"
+        in done.stderr
+    )
 
 
 def test_without_triton_nothing_is_said():
