@@ -68,6 +68,7 @@ def _launches(precision: str):
     from seqzoo.kernels import decaying_fast_weights_triton as decay
     from seqzoo.kernels import decaying_fast_weights_triton_exact as exact
     from seqzoo.kernels import decaying_fast_weights_triton_mild as mild
+    from seqzoo.kernels import delta_fast_weights_triton as delta
 
     def sizes(block: int) -> dict:
         return {"K": SIZE, "D": SIZE, "BK": min(block, SIZE), "BD": min(block, SIZE)}
@@ -86,9 +87,22 @@ def _launches(precision: str):
     step = sizes(decay.STEP_BLOCK) | gates | {"BK": SIZE, "HAS_STATE": True}
     yield "one step", decay._step_kernel, step, {"num_warps": 4}
 
+    flags = sizes(delta.BLOCK) | {"C": delta.CHUNK, "HAS_BETA": True, "HAS_RESET": False, "PRECISION": precision}
+    yield "delta: systems", delta._systems_kernel, flags, {"num_warps": 4, "num_stages": 1}
+    for reverse in (False, True):
+        constants = flags | {"BK": SIZE, "HAS_INITIAL": True, "REVERSE": reverse}
+        name = "delta: states, " + ("backward" if reverse else "forward")
+        yield name, delta._states_kernel, constants, {"num_warps": 4, "num_stages": 2}
+    for kernel, name in (
+        (delta._output_kernel, "output"),
+        (delta._backward_systems_kernel, "systems, backward"),
+        (delta._gradients_kernel, "gradients"),
+    ):
+        yield f"delta: {name}", kernel, flags | {"BEFORE": False}, {"num_warps": 8, "num_stages": 1}
+
 
 # Tensors that are not of the dtype of the inputs.
-_STATES = ("initial", "states", "final", "flows", "state", "next_state")
+_STATES = ("initial", "states", "final", "flows", "state", "next_state", "own", "weights", "errors", "residuals")
 _OTHER_TYPES = {"mild": "*i8", "reset": "*u8", "scale": "fp32", "T": "i32", "H": "i32"} | dict.fromkeys(
     _STATES, "*fp32"
 )
@@ -106,9 +120,10 @@ def _compile(kernel, constants: dict, options: dict, dtype: str, capability: int
         elif name == "reset" and not constants.get("HAS_RESET"):
             signature[name], values[name] = "constexpr", None
         elif name.endswith("strides"):  # of contiguous tensors
-            signature[name] = ("i32", "i32", "i32", "constexpr")
-            values[i, 3] = 1
-            attributes |= {(i, j): [["tt.divisibility", 16]] for j in range(3)}
+            others = 2 if name == "beta_strides" else 3
+            signature[name] = (*("i32",) * others, "constexpr")
+            values[i, others] = 1
+            attributes |= {(i, j): [["tt.divisibility", 16]] for j in range(others)}
         else:
             signature[name] = _OTHER_TYPES.get(name, f"*{dtype}")
             if signature[name].startswith("*"):
