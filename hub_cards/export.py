@@ -1,7 +1,6 @@
 """Export: a model folder becomes a repository that plain transformers loads, with its code, weights and card."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -19,6 +18,7 @@ from seqzoo import MODELS, register
 from seqzoo.hub_cards.card import figures, model_card, read_metrics
 from seqzoo.hub_cards.flatten import flatten
 from seqzoo.hub_cards.model_folder import WEIGHTS_LICENSE, read_config
+from seqzoo.hub_cards.new_folder import check_free, new_folder
 
 
 def export(model_dir: str | Path, out_dir: str | Path, *, license: str = WEIGHTS_LICENSE) -> list[Path]:
@@ -47,10 +47,7 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = WEIGHTS
         `ValueError`: the model's type is unknown, or a file of `model_dir` is damaged or does not fit.
     """
     model_dir, out_dir = Path(model_dir), Path(out_dir).absolute()
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise FileExistsError(
-            f"{out_dir} exists already and is not an empty folder: choose another name or remove it."
-        )
+    check_free(out_dir)
 
     config = read_config(model_dir)
     config_class = _config_class(model_dir, config.get("model_type"))
@@ -71,10 +68,7 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = WEIGHTS
         }
     card = model_card(model, out_dir.name, license=license, metrics=metrics, recipe=recipe)
 
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out_dir.name}-", dir=out_dir.parent) as scratch:
-        folder = Path(scratch) / out_dir.name
-        folder.mkdir()
+    with new_folder(out_dir) as folder:
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
@@ -83,9 +77,6 @@ def export(model_dir: str | Path, out_dir: str | Path, *, license: str = WEIGHTS
         card.save(folder / "README.md")
         for figure in figures(card):
             (folder / figure.name).write_bytes(figure.read_bytes())
-        if out_dir.exists():
-            out_dir.rmdir()
-        folder.rename(out_dir)
     return sorted(out_dir.iterdir())
 
 

@@ -8,7 +8,7 @@ from seqzoo import __version__
 from seqzoo.cli import one_line
 
 
-GROUPS = ("demo", "models", "train", "convert", "export", "push", "nes", "rezero", "bench")
+GROUPS = ("demo", "models", "train", "convert", "export", "kernels", "push", "nes", "rezero", "bench")
 
 
 def build_parser() -> argparse.ArgumentParser:
