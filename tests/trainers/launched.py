@@ -52,7 +52,8 @@ def let_fsdp_in() -> None:
     def naming_what_is_sharded(accelerator, model):
         model = prepare(accelerator, model)
         names = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
-        print("sharded:", *names, file=sys.stderr)
+        # In one piece: the other process writes to the same place.
+        sys.stderr.write(" ".join(["sharded:", *names]) + "\n")
         return model
 
     accelerator.fsdp2_prepare_model = naming_what_is_sharded
