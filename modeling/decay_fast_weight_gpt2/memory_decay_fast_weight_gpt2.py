@@ -22,20 +22,13 @@ from transformers.pytorch_utils import Conv1D
 
 from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights
 from seqzoo.kernels.delta_fast_weights import delta_fast_weights
-from seqzoo.kernels.single_row import linear
+from seqzoo.kernels.single_row import RowLinear
 from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import DecayFastWeightCache
 from seqzoo.modeling.decay_fast_weight_gpt2.configuration_decay_fast_weight_gpt2 import DecayFastWeightGPT2Config
 
 
 # Below this the sum of a normaliser's weights counts as nothing read.
 MIN_WEIGHT = 1e-6
-
-
-class RowLinear(nn.Linear):
-    """`nn.Linear` that is fast on a single row, as in decoding, on every CPU."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias)
 
 
 class GateLinear(RowLinear):

@@ -32,6 +32,7 @@ from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from seqzoo.kernels.single_row import RowLinear
 from seqzoo.modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2 import (
     DecayFastWeightCache,
     FastWeightCacheLayer,
@@ -47,7 +48,6 @@ from seqzoo.modeling.decay_fast_weight_gpt2.memory_decay_fast_weight_gpt2 import
     FastWeightMemory,
     GateLinear,
     LearnedProjection,
-    RowLinear,
 )
 from seqzoo.modeling.decay_fast_weight_gpt2.state_decay_fast_weight_gpt2 import load_state, save_state
 

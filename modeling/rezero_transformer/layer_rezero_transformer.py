@@ -8,11 +8,12 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from seqzoo.kernels.single_row import RowLinear
 from seqzoo.modeling.rezero_transformer.configuration_rezero_transformer import ReZeroTransformerConfig
 from seqzoo.modeling.rezero_transformer.residual_rezero_transformer import RESIDUALS
 
 
-class WeightedLinear(nn.Linear):
+class WeightedLinear(RowLinear):
     """A linear map whose output is weighted by a number, or by one a channel: `w (x W^T + b)`.
 
     For gradients the weight is multiplied into the matrix, `x (w W)^T + w b`: autograd would have to keep the output
@@ -47,9 +48,9 @@ class ReZeroTransformerAttention(nn.Module):
         self.layer_idx = layer_idx
         self.is_causal = is_causal  # read by the library's attention functions
         self.scaling = config.head_dim**-0.5
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = RowLinear(config.hidden_size, config.hidden_size)
+        self.k_proj = RowLinear(config.hidden_size, config.hidden_size, bias=False)
+        self.v_proj = RowLinear(config.hidden_size, config.hidden_size)
         self.o_proj = WeightedLinear(config.hidden_size, config.hidden_size)
 
     def forward(
@@ -99,7 +100,7 @@ def eager_attention(module, q, k, v, attention_mask, scaling, dropout=0.0, **kwa
 class ReZeroTransformerFeedForward(nn.Module):
     def __init__(self, config: ReZeroTransformerConfig):
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = RowLinear(config.hidden_size, config.intermediate_size)
         self.act = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.dropout)
         self.down_proj = WeightedLinear(config.intermediate_size, config.hidden_size)
