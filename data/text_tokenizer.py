@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
@@ -61,8 +61,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def train_word_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Words between white space, `<eos>` for every end of line: WikiText's usual protocol. Nothing is lower-cased.
 
-    `<eos>` is also begin, end and padding. Decoded, words have one space between them and `<eos>` is a line break: of
-    WikiText's own files nothing but the first space is lost.
+    `<eos>` is also begin, end and padding. Decoded, each word has a space before it, as in WikiText's files,
+    which come out as they were; and what is generated can go behind its prompt. Decoding with `skip_special_tokens`
+    leaves `<eos>` and `<unk>` out.
 
     Args:
         texts (`Iterable[str]`):
@@ -74,9 +75,7 @@ def train_word_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTok
     words = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     words.normalizer = normalizers.Replace("\n", f" {END_OF_LINE} ")
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # WordPiece's decoder puts a space before every word without this prefix, and no word has a line break.
-    spaces = decoders.WordPiece(prefix="\n", cleanup=False)
-    words.decoder = decoders.Sequence([spaces, decoders.Replace(END_OF_LINE, "\n")])
+    words.decoder = decoders.Sequence([decoders.Replace(END_OF_LINE, "\n"), decoders.Replace(Regex(r"\A"), " ")])
     # The trainer counts special tokens in the text a second time: it is told of none, they are put first afterwards.
     words.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=vocab_size, show_progress=False))
     counted = words.get_vocab()
