@@ -5,7 +5,7 @@ functions take plain values and need nothing but libraries. What does not: losse
 optimisation (`trainers/`), measures of quality (`metrics/`).
 
     text.py            a source (embedded, files, Hub) becomes documents to train on and documents held out
-    text_tokenizer.py  an existing tokenizer, or a byte-level BPE trained on the documents
+    text_tokenizer.py  an existing tokenizer, or a byte-level BPE or words of the documents
     text_packing.py    documents become one long row of tokens, and that row an endless stream of batches
     text_stream.py     the same for text that is larger than memory or disk
     images.py          labelled images: sources, and their stream of batches with flips and shifted crops

@@ -107,11 +107,12 @@ def tokenize_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut before line breaks, where byte-level tokenizers cut as well."""
+    """Cut before line breaks, or where there is none before a space: tokenizers cut there as well."""
     pieces = []
     start = 0
     while len(text) - start > _PIECE:
         stop = text.rfind("\n", start + 1, start + _PIECE)
+        stop = stop if stop > start else text.rfind(" ", start + 1, start + _PIECE)
         while stop > start and text[stop - 1].isspace():  # the first of a run of breaks
             stop -= 1
         stop = stop if stop > start else start + _PIECE

@@ -10,6 +10,7 @@ On texts of one's own (plain, jsonl, parquet, also compressed; a plain text can 
     seqzoo train gpt2/demo data.source=wikitext2/valid.txt data.validation=wikitext2/test.txt
     seqzoo train gpt2/demo data.source=train.jsonl.xz data.validation=valid.jsonl.xz tokenizer.vocab_size=8192
     seqzoo train gpt2/enwik8 'data.source=dump.xml[:90%]' 'data.validation=dump.xml[90%:95%]'
+    seqzoo train rezero_transformer/wikitext2_words data.source=valid.txt data.validation=test.txt
     seqzoo train gpt2/demo data.streaming=true data.source=huge.jsonl.gz data.validation=valid.jsonl
 
 On two CPU processes; the other files of configs/accelerate are for one or several GPUs and machines:
@@ -33,7 +34,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from seqzoo.data.text import Corpus, load_corpus
 from seqzoo.data.text_packing import PackedBatches, TokenRow, tokenize
 from seqzoo.data.text_stream import PackedStream, first_tokens, stream_corpus
-from seqzoo.data.text_tokenizer import load_tokenizer, train_tokenizer
+from seqzoo.data.text_tokenizer import load_tokenizer, train_tokenizer, train_word_tokenizer
 from seqzoo.metrics.language_modeling import unigram_loss
 from seqzoo.modeling.decay_fast_weight_gpt2.convert_gpt2_decay_fast_weight_gpt2 import config_from_gpt2
 from seqzoo.trainers.language_modeling import CausalLanguageModeling
@@ -104,7 +105,8 @@ def _prepare_text(recipe: Recipe) -> tuple[Corpus, PreTrainedTokenizerBase, Toke
         corpus = load_corpus(data.source, validation_fraction=data.validation_fraction, **options)
     if recipe.tokenizer.vocab_size:
         texts = corpus.train.first(_TOKENIZER_ROWS) if data.streaming else corpus.train["text"]
-        tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size)
+        train = {"bpe": train_tokenizer, "words": train_word_tokenizer}[recipe.tokenizer.kind]
+        tokenizer = train(texts, recipe.tokenizer.vocab_size)
     else:
         tokenizer = load_tokenizer(recipe.tokenizer.path or recipe.model.init_from or recipe.model.convert_gpt2)
     if data.streaming:
@@ -192,7 +194,7 @@ def weightless_model(recipe: Recipe) -> PreTrainedModel:
     """The model of a recipe on the meta device: its shapes and nothing else, without data, weights or network."""
     section = recipe.model
     defaults = {}
-    if recipe.tokenizer.vocab_size:  # `<|endoftext|>` comes first in a vocabulary of one's own
+    if recipe.tokenizer.vocab_size:  # the end of text comes first in a vocabulary of one's own
         defaults = {"vocab_size": recipe.tokenizer.vocab_size, "bos_token_id": 0, "eos_token_id": 0}
     if section.convert_gpt2 and Path(section.convert_gpt2).is_dir():
         check_config_keys(section)

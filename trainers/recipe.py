@@ -55,17 +55,22 @@ class ModelSection:
 
 @dataclass
 class TokenizerSection:
-    """At most one of the two; neither means the tokenizer of `model.init_from` or `model.convert_gpt2`.
+    """`path` or `vocab_size`; neither means the tokenizer of `model.init_from` or `model.convert_gpt2`.
 
     Args:
         path (`str`, *optional*):
             An existing tokenizer: folder or Hub id.
         vocab_size (`int`, *optional*):
-            Train a byte-level BPE of this size on the training part; 257 is bytes plus the end of text.
+            Train a tokenizer of this size on the training part. Of the kind `bpe`, 257 is bytes plus the end of text.
+        kind (`bpe` or `words`, defaults to `bpe`):
+            Only with `vocab_size`: a byte-level BPE; or the most frequent words between white space, all others being
+            `<unk>`, and `<eos>` for every end of line and of a document. Perplexity is then that of a word, and bits
+            per byte are too low by what it would take to spell the words that are `<unk>`.
     """
 
     path: str | None = None
     vocab_size: int | None = None
+    kind: typing.Literal["bpe", "words"] = "bpe"
 
 
 @dataclass

@@ -71,6 +71,7 @@ def _refuse_text_keys(recipe: "Recipe") -> None:
         "model.teacher": recipe.model.teacher,
         "tokenizer.path": recipe.tokenizer.path,
         "tokenizer.vocab_size": recipe.tokenizer.vocab_size,
+        "tokenizer.kind": recipe.tokenizer.kind != "bpe",
         "evaluation.lengths": recipe.evaluation.lengths,
     }
     chosen |= {f"training.{key}": getattr(recipe.training, key) for key in _CONVERSION_KEYS}
@@ -85,10 +86,17 @@ def _check_tokenizer(recipe: "Recipe") -> None:
         raise RecipeError("model.init_from and model.convert_gpt2 exclude each other; keep one")
     if tokenizer.path and tokenizer.vocab_size:
         raise RecipeError("tokenizer.path and tokenizer.vocab_size exclude each other; keep one")
+    if tokenizer.kind == "words" and not tokenizer.vocab_size:
+        raise RecipeError(
+            "tokenizer.kind words is for a tokenizer that is to be trained: set tokenizer.vocab_size, the most words "
+            "that it may know, or leave kind out"
+        )
     if not (tokenizer.path or tokenizer.vocab_size or model.init_from or model.convert_gpt2):
         raise RecipeError("a model from scratch needs a tokenizer: set tokenizer.path or tokenizer.vocab_size")
-    if tokenizer.vocab_size is not None and tokenizer.vocab_size < 257:
-        raise RecipeError(f"tokenizer.vocab_size is {tokenizer.vocab_size}; 256 bytes and the end of text need 257")
+    needs = {"bpe": (257, "256 bytes and the end of text"), "words": (3, "<eos>, <unk> and a word")}
+    least, what = needs[tokenizer.kind]
+    if tokenizer.vocab_size is not None and tokenizer.vocab_size < least:
+        raise RecipeError(f"tokenizer.vocab_size is {tokenizer.vocab_size}; {what} need {least}")
     if tokenizer.vocab_size and (model.init_from or model.convert_gpt2):
         raise RecipeError("tokenizer.vocab_size would train a tokenizer that the given weights do not know; remove it")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from seqzoo.data.text_packing import PackedBatches, TokenRow, held_out_windows, tokenize
-from seqzoo.data.text_tokenizer import load_tokenizer, train_tokenizer
+from seqzoo.data.text_tokenizer import load_tokenizer, train_tokenizer, train_word_tokenizer
 
 
 TEXTS = ["A first document.\n", "The second one,\n\n  with lines. äöü €\n", "x", "no. 4 " * 30]
@@ -36,6 +36,46 @@ def test_a_tokenizer_of_ones_own_loads_as_any_other(tmp_path):
 def test_bytes_as_tokens():
     tokenizer = train_tokenizer(TEXTS, 257)
     assert len(tokenizer("ä€\n")["input_ids"]) == 6
+
+
+def test_words_are_told_apart_by_white_space_and_lines_by_eos(tmp_path):
+    text = " \n = The Title = \n \n the cat , the <unk> @-@ cat \n"
+    tokenizer = train_word_tokenizer([text, "the end"], 100)
+    words = {"<eos>": 0, "<unk>": 1, "the": 2, "=": 3, "cat": 4, ",": 5, "@-@": 6, "The": 7, "Title": 8, "end": 9}
+    assert tokenizer.get_vocab() == words  # by number, then by letter
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.get_vocab() == words
+    ids = loaded(text)["input_ids"]
+    assert ids == [0, 3, 7, 8, 3, 0, 0, 2, 4, 5, 2, 1, 6, 4, 0]
+    assert loaded.decode(ids) == text
+    assert loaded.decode(ids[:4], skip_special_tokens=True) == " = The Title"
+    assert loaded.decode(ids[-4:], skip_special_tokens=True) == " @-@ cat"
+    assert loaded("a\tCat  the\r\n\nend")["input_ids"] == [1, 1, 2, 0, 0, 9]
+    assert loaded.bos_token_id == loaded.eos_token_id == loaded.pad_token_id == 0
+    assert loaded.unk_token_id == 1
+
+
+def test_a_vocabulary_of_words_has_the_most_frequent_ones_of_the_training_part():
+    texts = ["b a\n<unk> <eos> <unk> <unk>\n", "c b a\n", "##c \x1c\n"]
+    ranking = ["<eos>", "<unk>", "a", "b", "\x1c", "##c", "c"]
+    for size in range(3, 9):
+        tokenizer = train_word_tokenizer(texts, size)
+        assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == sorted(ranking[:size], key=ranking.index)
+    assert tokenizer.decode(tokenizer("##c c\n")["input_ids"]) == " ##c c \n"
+    assert train_word_tokenizer(reversed(texts), 8).get_vocab() == tokenizer.get_vocab()
+
+
+def test_words_of_wikitext2(shared_data):
+    """Known numbers of words, ends of line among them; lines by themselves are the same words."""
+    text = (shared_data / "wikitext2" / "valid.txt").read_text(encoding="utf-8")
+    tokenizer = train_word_tokenizer([text], 33278)
+    assert len(tokenizer) == len({*text.split(), "<eos>"})
+    row = tokenize(Dataset.from_dict({"text": [text]}), tokenizer)
+    assert len(row) == 217_646 + 1  # the end of the document
+    assert tokenizer.decode(row.tokens[:-1]) == text
+    lines = tokenize(Dataset.from_dict({"text": text.splitlines(keepends=True)}), tokenizer, running_text=True)
+    assert (lines.tokens == row.tokens).all()
 
 
 def test_original_gpt2_files(shared_data):
@@ -65,6 +105,15 @@ def test_tokenize(num_proc, monkeypatch):
 def test_long_documents_are_tokenized_as_if_in_one_piece(monkeypatch):
     text = "\n".join("word " * (i % 9) + "." for i in range(300)) + "\n\n\nend"
     tokenizer = train_tokenizer([text], 300)
+    whole = tokenize(Dataset.from_dict({"text": [text]}), tokenizer).tokens
+    monkeypatch.setattr("seqzoo.data.text_packing._PIECE", 100)
+    assert (tokenize(Dataset.from_dict({"text": [text]}), tokenizer).tokens == whole).all()
+
+
+@pytest.mark.parametrize("train", [train_tokenizer, train_word_tokenizer])
+def test_long_lines_are_cut_between_words(monkeypatch, train):
+    text = " ".join(f"word{i % 50}" for i in range(300))
+    tokenizer = train([text], 300)
     whole = tokenize(Dataset.from_dict({"text": [text]}), tokenizer).tokens
     monkeypatch.setattr("seqzoo.data.text_packing._PIECE", 100)
     assert (tokenize(Dataset.from_dict({"text": [text]}), tokenizer).tokens == whole).all()

@@ -128,6 +128,7 @@ def test_a_dry_run_reads_no_data(sections, monkeypatch):
         ("training.optimizer=adam", r"training\.optimizer is 'adam'; did you mean adamw"),
         ("training.residual_lr=0", r"training\.residual_lr is 0"),
         ("tokenizer.vocab_size=300", r"tokenizer\.vocab_size belongs to the task causal_lm"),
+        ("tokenizer.kind=words", r"tokenizer\.kind belongs to the task causal_lm"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(sections, change, message):
