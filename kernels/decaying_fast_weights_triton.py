@@ -159,7 +159,11 @@ def _step_kernel(
     HAS_GV: tl.constexpr,
     HAS_STATE: tl.constexpr,
 ):
-    """Gates, write and read-out of one step. A program has BD columns of the state, so it may overwrite them."""
+    """Gates, write and read-out of one step. A program has BD columns of the state, so it may overwrite them.
+
+    BK x BD are at least as many as its threads: of fewer, several threads load the same number, each on its own time,
+    and one of them stores it.
+    """
     head = tl.program_id(0).to(tl.int64)
     batch, h = head // H, head % H
     i = tl.arange(0, BK)
@@ -340,7 +344,7 @@ def _launch_step(q, k, v, gk, gv, state, next_state, scale):
         *(scale, heads),
         K=key_size,
         D=value_size,
-        BK=triton.next_power_of_2(key_size),
+        BK=max(4, triton.next_power_of_2(key_size)),
         BD=STEP_BLOCK,
         HAS_GK=gk is not None,
         HAS_GV=gv is not None,
