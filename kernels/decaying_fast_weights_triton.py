@@ -50,6 +50,8 @@ LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 
 STATES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 32, 64, 32
 # Above, the kernels for mild gates, whose loops over tiles are unrolled, take minutes to compile.
 MAX_MILD_SIZE = 128
+# Left to itself, the assembler gives the gradients of float32 on sm_80 32 registers, and keeps the rest in memory.
+GRADIENT_REGISTERS = 255
 STEP_BLOCK = 32  # of the value channels that a program of a single step has
 
 
@@ -293,10 +295,12 @@ def _backward(
     chunks = triton.cdiv(time, CHUNK)
     with_mild, with_others = _forms(k, v, gk, gv)
     if with_mild:
-        mild_gradients_kernel[batch * heads, chunks](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
+        mild_gradients_kernel[batch * heads, chunks](
+            *arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4, maxnreg=GRADIENT_REGISTERS
+        )
     if with_others:
         exact_gradients_kernel[2 * batch * heads, chunks](
-            *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8
+            *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8, maxnreg=GRADIENT_REGISTERS
         )
     if reset is not None:
         for d_gate in gradients[3:]:
