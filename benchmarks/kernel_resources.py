@@ -79,11 +79,13 @@ def _launches(precision: str):
         constants = sizes(decay.STATES_BLOCK) | flags | {"HAS_INITIAL": True, "REVERSE": reverse}
         name = "states, " + ("backward" if reverse else "forward")
         yield name, decay._states_kernel, constants, {"num_warps": 4, "num_stages": 3}
-    for kernel, name in ((mild.mild_output_kernel, "output"), (mild.mild_gradients_kernel, "gradients")):
-        yield f"{name}, mild gates", kernel, sizes(decay.MILD_BLOCK) | flags, {"num_warps": 4}
-    for kernel, name in ((exact.exact_output_kernel, "output"), (exact.exact_gradients_kernel, "gradients")):
-        constants = sizes(decay.EXACT_BLOCK) | flags | {"LEVELS": decay.LEVELS}
-        yield f"{name}, any gates", kernel, constants, {"num_warps": 8}
+    registers = {"maxnreg": decay.GRADIENT_REGISTERS}
+    constants = sizes(decay.MILD_BLOCK) | flags
+    yield "output, mild gates", mild.mild_output_kernel, constants, {"num_warps": 4}
+    yield "gradients, mild gates", mild.mild_gradients_kernel, constants, {"num_warps": 4} | registers
+    constants = sizes(decay.EXACT_BLOCK) | flags | {"LEVELS": decay.LEVELS}
+    yield "output, any gates", exact.exact_output_kernel, constants, {"num_warps": 8}
+    yield "gradients, any gates", exact.exact_gradients_kernel, constants, {"num_warps": 8} | registers
     step = sizes(decay.STEP_BLOCK) | gates | {"BK": SIZE, "HAS_STATE": True}
     yield "one step", decay._step_kernel, step, {"num_warps": 4}
 

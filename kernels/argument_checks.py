@@ -6,6 +6,10 @@ from functools import cache
 import torch
 
 
+# Steps that the Triton kernels take: as many chunks of 64 as a GPU takes programs in a grid's second dimension.
+MAX_TRITON_TIME = 65_535 * 64
+
+
 def check_arguments(q, k, v, others):
     """Checks queries, keys and values, [batch, time, heads, size], and what goes with them.
 
@@ -45,12 +49,18 @@ def check_arguments(q, k, v, others):
 
 
 def can_use_triton(v):
-    """Whether the Triton kernels can take tensors like `v`: on an NVIDIA GPU with TF32, not in float64."""
-    return v.is_cuda and v.dtype != torch.float64 and _triton_runs_on(v.device.index or 0)
+    """Whether the Triton kernels can take tensors like `v`: on an NVIDIA GPU with TF32, not float64, not too long."""
+    fits = v.dtype != torch.float64 and v.shape[1] <= MAX_TRITON_TIME
+    return v.is_cuda and fits and _triton_runs_on(v.device.index or 0)
+
+
+@torch.compiler.assume_constant_result  # torch.compile does not see the cache, and warns of it
+def _triton_runs_on(index):
+    return _look_for_triton(index)
 
 
 @cache
-def _triton_runs_on(index):
+def _look_for_triton(index):
     has_tf32 = torch.version.hip is None and torch.cuda.get_device_capability(index) >= (8, 0)
     return has_tf32 and importlib.util.find_spec("triton") is not None
 

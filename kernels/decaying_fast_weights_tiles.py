@@ -25,7 +25,8 @@ def chunk_start(pointer, strides, batch, head, chunk, C: tl.constexpr):
 def load_raw(start, strides, columns, steps, C: tl.constexpr, SIZE: tl.constexpr, EVEN: tl.constexpr):
     """[C, columns] as it is, 0 behind the last step and column. EVEN promises that there is nothing behind them."""
     t = tl.arange(0, C)[:, None]
-    places = start + t * strides[1] + columns[None, :] * strides[3]
+    # A chunk of a tensor whose time or channels come first may span more than 32 bits count.
+    places = start + t.to(tl.int64) * strides[1] + columns[None, :].to(tl.int64) * strides[3]
     if EVEN:
         return tl.load(places)
     else:
@@ -42,7 +43,8 @@ def load_tile(start, strides, columns, steps, C: tl.constexpr, SIZE: tl.constexp
 def load_gates(start, strides, columns, steps, C: tl.constexpr, SIZE: tl.constexpr, EVEN: tl.constexpr):
     """Log gates, in their own type."""
     gates = load_raw(start, strides, columns, steps, C, SIZE, EVEN)
-    return tl.maximum(gates.to(tl.float32), MIN_LOG_GATE).to(gates.dtype)
+    # A GPU's maximum of NaN and a number is the number, unless it is told to keep NaN.
+    return tl.maximum(gates.to(tl.float32), MIN_LOG_GATE, propagate_nan=tl.PropagateNan.ALL).to(gates.dtype)
 
 
 @triton.jit

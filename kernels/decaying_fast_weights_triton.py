@@ -50,6 +50,8 @@ LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 
 STATES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 32, 64, 32
 # Above, the kernels for mild gates, whose loops over tiles are unrolled, take minutes to compile.
 MAX_MILD_SIZE = 128
+# Left to itself, the assembler gives the gradients of float32 on sm_80 32 registers, and keeps the rest in memory.
+GRADIENT_REGISTERS = 255
 STEP_BLOCK = 32  # of the value channels that a program of a single step has
 
 
@@ -159,7 +161,11 @@ def _step_kernel(
     HAS_GV: tl.constexpr,
     HAS_STATE: tl.constexpr,
 ):
-    """Gates, write and read-out of one step. A program has BD columns of the state, so it may overwrite them."""
+    """Gates, write and read-out of one step. A program has BD columns of the state, so it may overwrite them.
+
+    BK x BD are at least as many as its threads: of fewer, several threads load the same number, each on its own time,
+    and one of them stores it.
+    """
     head = tl.program_id(0).to(tl.int64)
     batch, h = head // H, head % H
     i = tl.arange(0, BK)
@@ -289,10 +295,12 @@ def _backward(
     chunks = triton.cdiv(time, CHUNK)
     with_mild, with_others = _forms(k, v, gk, gv)
     if with_mild:
-        mild_gradients_kernel[batch * heads, chunks](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
+        mild_gradients_kernel[batch * heads, chunks](
+            *arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4, maxnreg=GRADIENT_REGISTERS
+        )
     if with_others:
         exact_gradients_kernel[2 * batch * heads, chunks](
-            *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8
+            *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8, maxnreg=GRADIENT_REGISTERS
         )
     if reset is not None:
         for d_gate in gradients[3:]:
@@ -340,7 +348,7 @@ def _launch_step(q, k, v, gk, gv, state, next_state, scale):
         *(scale, heads),
         K=key_size,
         D=value_size,
-        BK=triton.next_power_of_2(key_size),
+        BK=max(4, triton.next_power_of_2(key_size)),
         BD=STEP_BLOCK,
         HAS_GK=gk is not None,
         HAS_GV=gv is not None,

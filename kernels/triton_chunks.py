@@ -1,7 +1,7 @@
 """What the Triton kernels of both fast-weight ops share: tiles of a chunk of steps, and how a kernel is launched.
 
-Sums and products are float32, on tensor cores by `PRECISION`: "tf32" for inputs of half precision, whose digits it
-keeps, "tf32x3" for float32.
+Sums and products are float32, on tensor cores by `PRECISION`: "tf32x3" for `v` in float32, "tf32" for `v` of half
+precision. That has the digits of half precision; of anything else it cuts off those behind the 10th bit.
 """
 
 import re
@@ -10,7 +10,7 @@ from functools import wraps
 
 import torch
 
-from seqzoo.kernels.argument_checks import can_use_triton
+from seqzoo.kernels.argument_checks import MAX_TRITON_TIME, can_use_triton
 
 
 try:
@@ -20,8 +20,7 @@ except ImportError as error:  # found by whoever asks for implementation='triton
     raise ImportError("implementation='triton' needs Triton: pip install triton") from error
 
 
-CHUNK = 64
-MAX_TIME = 65_535 * CHUNK  # as many programs as a GPU takes in a grid's second dimension
+CHUNK = 64  # steps; MAX_TRITON_TIME is counted in them
 INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1, which runs kernels on a CPU
 
 
@@ -62,7 +61,7 @@ def strides_of(x):
 
 
 def precision_of(v):
-    """Of products: TF32 keeps the digits of half precision, three of them those of float32."""
+    """Of products: TF32 has the digits of half precision, three of them those of float32."""
     return "tf32x3" if v.dtype == torch.float32 else "tf32"
 
 
@@ -70,13 +69,13 @@ def check(k, v):
     """Refuses what the kernels cannot run on."""
     if v.dtype == torch.float64:
         raise ValueError("implementation='triton' computes in float32 and v is float64; use 'auto'")
+    if k.shape[1] > MAX_TRITON_TIME:
+        raise ValueError(
+            f"implementation='triton' takes at most {MAX_TRITON_TIME:,} steps at once, got {k.shape[1]:,}: split them "
+            "and hand the final state on, or use 'auto'"
+        )
     if not (INTERPRETED or can_use_triton(v)):
         raise ValueError(
             f"implementation='triton' needs an NVIDIA GPU of compute capability 8.0 or newer, and the tensors are on "
             f"{v.device}; use 'auto'"
-        )
-    if k.shape[1] > MAX_TIME:
-        raise ValueError(
-            f"implementation='triton' takes at most {MAX_TIME:,} steps at once, got {k.shape[1]:,}: split them and "
-            "hand the final state on"
         )

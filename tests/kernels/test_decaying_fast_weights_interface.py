@@ -3,12 +3,16 @@
 import subprocess
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from seqzoo.kernels import argument_checks
+from seqzoo.kernels.argument_checks import MAX_TRITON_TIME, can_use_triton
 from seqzoo.kernels.decaying_fast_weights import MAX_RECURRENT_STEPS, decaying_fast_weights
 
 
@@ -129,6 +133,25 @@ def test_inputs_are_left_alone():
     before = {name: x.detach().clone() for name, x in inputs.items()}
     gradients(inputs, implementation="chunked")
     assert all(torch.equal(x, before[name]) for name, x in inputs.items())
+
+
+def test_auto_takes_the_kernels_where_they_run(monkeypatch):
+    monkeypatch.setattr(argument_checks, "_look_for_triton", cache(lambda index: True))
+
+    def takes(time, dtype=torch.float32, device="cuda"):
+        return can_use_triton(torch.empty(1, time, 1, 16, dtype=dtype, device=device))
+
+    with FakeTensorMode():
+        assert all((takes(1), takes(MAX_TRITON_TIME), takes(1, torch.bfloat16)))
+        assert not any((takes(MAX_TRITON_TIME + 1), takes(1, torch.float64), takes(1, device="cpu")))
+
+
+def test_looking_for_triton_is_not_compiled(monkeypatch):
+    monkeypatch.setattr(argument_checks, "_look_for_triton", cache(lambda index: True))
+    compiled = torch.compile(lambda x: x + argument_checks._triton_runs_on(0), backend="eager", fullgraph=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compiled(torch.ones(())) == 2
 
 
 def test_auto_takes_the_loop_for_a_few_steps_only():

@@ -21,6 +21,8 @@ triton = pytest.importorskip("triton", reason="needs Triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = 1e-6
 HALF_TOLERANCE = 1e-2
+# Of half precision: a tensor core cuts a factor off behind the 10th bit, and a product of products has four.
+PRODUCTS = 1e-6 if DEVICE == "cpu" else 4 * 2**-10
 gpu = pytest.mark.gpu
 
 
@@ -116,6 +118,16 @@ def test_resets(share):
         assert_exact(make_inputs(2, 140, 1, logits=logits), reset=random_reset(2, 140, share))
 
 
+@pytest.mark.parametrize("gate", ["gk", "gv"])
+def test_a_gate_that_is_not_a_number_shows(gate):
+    inputs = {name: x.to(DEVICE) for name, x in make_inputs(time=70, heads=1).items()}
+    inputs[gate][:, 65, :, 0] = torch.nan
+    inputs[gate][:, 66, :, 1] = -100.0  # not the form for mild gates
+    output, state = decaying_fast_weights(**inputs, output_final_state=True, implementation="triton")
+    assert output[:, 65:].isnan().any()
+    assert state.isnan().any()
+
+
 def test_mild_and_strong_chunks_in_one_call():
     inputs = make_inputs(time=200, heads=3)
     inputs["gk"][:, 70, 1, 3] = -40.0
@@ -145,14 +157,14 @@ def test_random_inputs(sizes, logits, share, seed):
 # The interpreter cuts bfloat16 off where a GPU rounds, which doubles the error of what is stored.
 @pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=gpu), torch.float16])
 @pytest.mark.parametrize("logits", [1.0, 8.0])
-def test_half_precision_is_as_good_as_the_chunked_form(dtype, logits):
+def test_half_precision_is_as_good_as_the_chunked_form_but_for_tf32(dtype, logits):
     inputs = make_inputs(time=150, heads=2, logits=logits, dtype=dtype)
     expected = run(inputs, "recurrent", torch.float64)
     actual = errors(run(inputs, "triton", dtype, device=DEVICE), expected)
     chunked = errors(run(inputs, "chunked", dtype), expected)
     for name, error in actual.items():
         assert error <= HALF_TOLERANCE
-        assert error <= max(1.2 * chunked[name], TOLERANCE), f"{name}: {error:.1e}, chunked {chunked[name]:.1e}"
+        assert error <= 1.2 * chunked[name] + PRODUCTS, f"{name}: {error:.1e}, chunked {chunked[name]:.1e}"
 
 
 def test_bfloat16():
@@ -202,9 +214,9 @@ def test_one_step(missing):
 
 
 @pytest.mark.parametrize("implementation", ["recurrent", "triton"])
-@pytest.mark.parametrize("missing", ["", "gk", "gv"])
-def test_steps_that_overwrite_the_state(missing, implementation):
-    inputs = make_inputs(2, 5, 3, 33, 20) | dict.fromkeys(missing.split())
+@pytest.mark.parametrize(("missing", "K"), [("", 33), ("gk", 33), ("gv", 33), ("", 2)])
+def test_steps_that_overwrite_the_state(missing, K, implementation):
+    inputs = make_inputs(2, 5, 3, K, 20) | dict.fromkeys(missing.split())
     expected, expected_state = decaying_fast_weights(
         **{name: None if x is None else x.double() for name, x in inputs.items()},
         output_final_state=True,
@@ -296,6 +308,13 @@ def test_more_numbers_than_32_bits_count():
     output, _ = decaying_fast_weights(q, q, q)
     last, _ = decaying_fast_weights(*[q[2:, :, -1:].contiguous()] * 3)
     torch.testing.assert_close(output[2:, :, -1:], last)
+
+
+@gpu
+def test_a_chunk_that_spans_more_than_32_bits_count():
+    rows = torch.empty(64, 36_000_000, device="cuda", dtype=torch.bfloat16)[:, :32].normal_()  # 2.3e9 numbers
+    q = rows.unflatten(1, (2, 16))[None]
+    torch.testing.assert_close(decaying_fast_weights(q, q, q)[0], decaying_fast_weights(*[q.contiguous()] * 3)[0])
 
 
 def test_pieces_are_the_whole():
