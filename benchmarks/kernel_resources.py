@@ -69,6 +69,7 @@ def _launches(precision: str):
     from seqzoo.kernels import decaying_fast_weights_triton_exact as exact
     from seqzoo.kernels import decaying_fast_weights_triton_mild as mild
     from seqzoo.kernels import delta_fast_weights_triton as delta
+    from seqzoo.kernels import delta_fast_weights_triton_kernels as kernels
 
     def sizes(block: int) -> dict:
         return {"K": SIZE, "D": SIZE, "BK": min(block, SIZE), "BD": min(block, SIZE)}
@@ -90,15 +91,15 @@ def _launches(precision: str):
     yield "one step", decay._step_kernel, step, {"num_warps": 4}
 
     flags = sizes(delta.BLOCK) | {"C": delta.CHUNK, "HAS_BETA": True, "HAS_RESET": False, "PRECISION": precision}
-    yield "delta: systems", delta._systems_kernel, flags, {"num_warps": 4, "num_stages": 1}
+    yield "delta: systems", kernels.systems_kernel, flags, {"num_warps": 4, "num_stages": 1}
     for reverse in (False, True):
         constants = flags | {"BK": SIZE, "HAS_INITIAL": True, "REVERSE": reverse}
         name = "delta: states, " + ("backward" if reverse else "forward")
-        yield name, delta._states_kernel, constants, {"num_warps": 4, "num_stages": 2}
+        yield name, kernels.states_kernel, constants, {"num_warps": 4, "num_stages": 2}
     for kernel, name in (
-        (delta._output_kernel, "output"),
-        (delta._backward_systems_kernel, "systems, backward"),
-        (delta._gradients_kernel, "gradients"),
+        (kernels.output_kernel, "output"),
+        (kernels.backward_systems_kernel, "systems, backward"),
+        (kernels.gradients_kernel, "gradients"),
     ):
         yield f"delta: {name}", kernel, flags | {"BEFORE": False}, {"num_warps": 8, "num_stages": 1}
 
