@@ -2,9 +2,10 @@
 
 Every method of a claim runs at every rate of one grid with every seed; its rate is the one at which the median of its
 seeds reaches the target in the fewest steps. Thresholds, targets and budgets are those of earlier measurements on the
-same data at this scale, and were not changed after a curve was seen. Grids were: where the best rate of ReZero lay at
-their edge, they grew by one rate, for all methods. A run is one JSON in a work folder with the settings that it was
-made with, so what was stopped goes on, a changed setting redoes what depends on it, and parts can be run on their own.
+same data at this scale, and were not changed after a curve was seen. Grids were, once: where the best rate of ReZero
+lay at their edge, they grew by one rate, for all methods, but that of the deepest network. A run is one JSON in a work
+folder with the settings that it was made with, so what was stopped goes on, a changed setting redoes what depends on
+it, and parts can be run on their own.
 """
 
 import json

@@ -4,25 +4,17 @@ The interpreter computes in float32 what a GPU computes by TF32 products: it pro
 order, not the digits of a tensor core. The larger sizes are for a GPU.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from decay_rule import make_inputs, random_reset, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton_kernels import DEVICE, HALF_TOLERANCE, PRODUCTS, TOLERANCE, errors, fresh, poisoned  # noqa: F401
 
 from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights, decaying_fast_weights_step
 
 
 triton = pytest.importorskip("triton", reason="needs Triton")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TOLERANCE = 1e-6
-HALF_TOLERANCE = 1e-2
-# Of half precision: a tensor core cuts a factor off behind the 10th bit, and a product of products has four.
-PRODUCTS = 1e-6 if DEVICE == "cpu" else 4 * 2**-10
 gpu = pytest.mark.gpu
 
 
@@ -31,27 +23,6 @@ def module():
     from seqzoo.kernels import decaying_fast_weights_triton
 
     return decaying_fast_weights_triton
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch):
-    """Memory that is not written to shows."""
-    empty, new_empty, empty_like = torch.empty, torch.Tensor.new_empty, torch.empty_like
-
-    def poison(x):
-        return x.fill_(torch.nan if x.is_floating_point() else 0) if not x.is_meta else x
-
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poison(new_empty(*a, **k)))
-
-
-def errors(actual, expected):
-    assert actual.keys() == expected.keys()
-    return {
-        name: ((x.double() - expected[name]).abs().max() / expected[name].abs().max().clamp(min=1e-300)).item()
-        for name, x in actual.items()
-    }
 
 
 def assert_exact(inputs, reset=None, tolerance=TOLERANCE, **options):
@@ -373,11 +344,6 @@ def test_float64_is_refused():
     x = torch.randn(1, 20, 1, 16, dtype=torch.float64, device=DEVICE)
     with pytest.raises(ValueError, match="'triton' computes in float32 and v is float64; use 'auto'"):
         decaying_fast_weights(x, x, x, implementation="triton")
-
-
-def fresh(program, **environment):
-    environment = os.environ | environment
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
 
 
 def test_tensors_on_a_cpu_are_refused():

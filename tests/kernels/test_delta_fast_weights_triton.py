@@ -4,24 +4,16 @@ The interpreter computes in float32 what a GPU computes by TF32 products: it pro
 order, not the digits of a tensor core. The larger sizes are for a GPU.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 from decay_rule import random_reset
+from triton_kernels import DEVICE, HALF_TOLERANCE, PRODUCTS, TOLERANCE, fresh, poisoned  # noqa: F401
 
 from seqzoo.kernels.delta_fast_weights import delta_fast_weights
 
 
 triton = pytest.importorskip("triton", reason="needs Triton")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TOLERANCE = 1e-6
-HALF_TOLERANCE = 1e-2
-# Of half precision: a tensor core cuts a factor off behind the 10th bit, and a product of products has four.
-PRODUCTS = 1e-6 if DEVICE == "cpu" else 4 * 2**-10
 gpu = pytest.mark.gpu
 
 
@@ -30,19 +22,6 @@ def module():
     from seqzoo.kernels import delta_fast_weights_triton
 
     return delta_fast_weights_triton
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch):
-    """Memory that is not written to shows."""
-    empty, new_empty, empty_like = torch.empty, torch.Tensor.new_empty, torch.empty_like
-
-    def poison(x):
-        return x.fill_(torch.nan if x.is_floating_point() else 0) if not x.is_meta else x
-
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poison(new_empty(*a, **k)))
 
 
 def make_inputs(batch=1, time=100, heads=2, K=16, D=16, dtype=torch.float32, seed=0):
@@ -269,11 +248,6 @@ def test_keys_that_are_too_long_are_refused():
     x = torch.randn(1, 2, 1, 257, device=DEVICE)
     with pytest.raises(ValueError, match="'triton' takes keys of at most 256 channels, got 257; use 'auto'"):
         delta_fast_weights(x, x, x, implementation="triton")
-
-
-def fresh(program, **environment):
-    environment = os.environ | environment
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
 
 
 def test_tensors_on_a_cpu_are_refused():
