@@ -68,6 +68,7 @@ def _launches(precision: str):
     from seqzoo.kernels import decaying_fast_weights_triton as decay
     from seqzoo.kernels import decaying_fast_weights_triton_exact as exact
     from seqzoo.kernels import decaying_fast_weights_triton_mild as mild
+    from seqzoo.kernels import decaying_fast_weights_triton_states as states
     from seqzoo.kernels import delta_fast_weights_triton as delta
     from seqzoo.kernels import delta_fast_weights_triton_kernels as kernels
 
@@ -75,18 +76,22 @@ def _launches(precision: str):
         return {"K": SIZE, "D": SIZE, "BK": min(block, SIZE), "BD": min(block, SIZE)}
 
     gates = {"HAS_GK": True, "HAS_GV": True}
-    flags = gates | {"C": decay.CHUNK, "HAS_RESET": False, "EVEN": True, "PRECISION": precision}
+    flags = gates | {"C": decay.CHUNK, "HAS_RESET": False, "EVEN": True}
+    carried = {"K": SIZE, "D": SIZE, "BK": decay.CARRY_SIZE // SIZE, "BD": SIZE, "HAS_INITIAL": True}
+    carried |= {"HAS_X_DECAYS": True, "HAS_Y_DECAYS": True}
     for reverse in (False, True):
-        constants = sizes(decay.STATES_BLOCK) | flags | {"HAS_INITIAL": True, "REVERSE": reverse}
-        name = "states, " + ("backward" if reverse else "forward")
-        yield name, decay._states_kernel, constants, {"num_warps": 4, "num_stages": 3}
+        direction = "backward" if reverse else "forward"
+        constants = sizes(decay.WRITES_BLOCK) | flags | {"REVERSE": reverse}
+        yield f"writes, {direction}", states.writes_kernel, constants, {"num_warps": 4}
+        yield f"states, {direction}", states.carry_kernel, carried | {"REVERSE": reverse}, {"num_warps": 4}
+    flags |= {"PRECISION": precision}
     registers = {"maxnreg": decay.GRADIENT_REGISTERS}
     constants = sizes(decay.MILD_BLOCK) | flags
-    yield "output, mild gates", mild.mild_output_kernel, constants, {"num_warps": 4}
-    yield "gradients, mild gates", mild.mild_gradients_kernel, constants, {"num_warps": 4} | registers
+    yield "output, mild gates", mild.mild_output_kernel, constants, {"num_warps": 4, "num_stages": 1}
+    yield "gradients, mild gates", mild.mild_gradients_kernel, constants, {"num_warps": 4, "num_stages": 1} | registers
     constants = sizes(decay.EXACT_BLOCK) | flags | {"LEVELS": decay.LEVELS}
-    yield "output, any gates", exact.exact_output_kernel, constants, {"num_warps": 8}
-    yield "gradients, any gates", exact.exact_gradients_kernel, constants, {"num_warps": 8} | registers
+    yield "output, any gates", exact.exact_output_kernel, constants, {"num_warps": 4}
+    yield "gradients, any gates", exact.exact_gradients_kernel, constants, {"num_warps": 4} | registers
     step = sizes(decay.STEP_BLOCK) | gates | {"BK": SIZE, "HAS_STATE": True}
     yield "one step", decay._step_kernel, step, {"num_warps": 4}
 
@@ -101,14 +106,14 @@ def _launches(precision: str):
         (kernels.backward_systems_kernel, "systems, backward"),
         (kernels.gradients_kernel, "gradients"),
     ):
-        yield f"delta: {name}", kernel, flags | {"BEFORE": False}, {"num_warps": 8, "num_stages": 1}
+        yield f"delta: {name}", kernel, flags | {"BEFORE": False}, {"num_warps": 4, "num_stages": 1}
 
 
 # Tensors that are not of the dtype of the inputs.
 _STATES = ("initial", "states", "final", "flows", "state", "next_state", "own", "weights", "errors", "residuals")
-_OTHER_TYPES = {"mild": "*i8", "reset": "*u8", "scale": "fp32", "T": "i32", "H": "i32"} | dict.fromkeys(
-    _STATES, "*fp32"
-)
+_STATES += ("x_decays", "y_decays")
+_NUMBERS = {"scale": "fp32", "T": "i32", "H": "i32", "chunks": "i32"}
+_OTHER_TYPES = {"mild": "*i8", "reset": "*u8"} | _NUMBERS | dict.fromkeys(_STATES, "*fp32")
 
 
 def _compile(kernel, constants: dict, options: dict, dtype: str, capability: int) -> dict[str, int]:

@@ -2,13 +2,13 @@ r"""Decaying fast weights on a GPU: Triton kernels, forward and backward, and th
 
 Forward, in chunks of C steps:
 
-1. `_states_kernel` goes through the chunks of a part of a head's state and writes the state that enters each, and
-   which chunks have mild gates;
+1. what each chunk writes to the state, and which chunks have mild gates, all at once; then the state that enters each
+   chunk, one after the other;
 2. outputs, all chunks at once, by one kernel for chunks with mild gates and one for the others.
 
 Backward:
 
-3. `_states_kernel` backwards, with q and d_o in the place of k and v: the gradient of the state that leaves a chunk;
+3. the gradient of the state that leaves each chunk, by the kernels of 1, with q and d_o in the place of k and v;
 4. gradients, all chunks at once, by two kernels again.
 
 Nothing of a single step is stored but inputs, outputs and gradients; states of chunk ends are kept, in float32. The
@@ -18,26 +18,15 @@ nothing.
 
 import torch
 
-from seqzoo.kernels.decaying_fast_weights_tiles import (
-    MIN_HALF_CHUNK,
-    after,
-    chunk_start,
-    half_sums,
-    load_gates,
-    load_tile,
-    sums,
-    up_to,
-)
 from seqzoo.kernels.decaying_fast_weights_triton_exact import exact_gradients_kernel, exact_output_kernel
 from seqzoo.kernels.decaying_fast_weights_triton_mild import mild_gradients_kernel, mild_output_kernel
+from seqzoo.kernels.decaying_fast_weights_triton_states import carry_kernel, writes_kernel
 from seqzoo.kernels.triton_chunks import (
     CHUNK,
     check,
     namespace,
     on_its_device,
     precision_of,
-    product,
-    sequences,
     strides_of,
     tl,
     triton,
@@ -46,94 +35,12 @@ from seqzoo.kernels.triton_chunks import (
 
 NAMESPACE = namespace(__name__)
 LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
-# Channels of a tile at most: of a state that a program carries along, of a chunk with mild gates, and with any gates.
-STATES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 32, 64, 32
-# Above, the kernels for mild gates, whose loops over tiles are unrolled, take minutes to compile.
-MAX_MILD_SIZE = 128
+# Channels of a tile at most: of what a chunk writes, of a chunk with mild gates, and with any gates.
+WRITES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 64, 64, 32
+CARRY_SIZE = 1024  # numbers of a state that a program carries through the chunks
 # Left to itself, the assembler gives the gradients of float32 on sm_80 32 registers, and keeps the rest in memory.
 GRADIENT_REGISTERS = 255
 STEP_BLOCK = 32  # of the value channels that a program of a single step has
-
-
-@triton.jit
-def _states_kernel(
-    x,
-    y,
-    gx,
-    gy,
-    reset,
-    initial,
-    states,
-    final,
-    mild,
-    x_strides,
-    y_strides,
-    gx_strides,
-    gy_strides,
-    scale,
-    T,
-    H,
-    K: tl.constexpr,
-    D: tl.constexpr,
-    BK: tl.constexpr,
-    BD: tl.constexpr,
-    C: tl.constexpr,
-    HAS_GK: tl.constexpr,
-    HAS_GV: tl.constexpr,
-    HAS_RESET: tl.constexpr,
-    HAS_INITIAL: tl.constexpr,
-    REVERSE: tl.constexpr,
-    EVEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """S <- decay of the chunk * S + sum of scale * x_t y_t^T, each decayed to the end (REVERSE: to the start).
-
-    x is of size K, y of size D: k and v, or q and d_o. `states` [chunks, B, H, K, D] takes S before each chunk. The
-    forward pass sets `mild` [chunks, B, H] to 0 where the gates are not.
-    """
-    index = tl.program_id(0).to(tl.int64)
-    batch, head = index // H, index % H
-    blocks: tl.constexpr = (D + BD - 1) // BD
-    i = (tl.program_id(1) // blocks) * BK + tl.arange(0, BK)
-    d = (tl.program_id(1) % blocks) * BD + tl.arange(0, BD)
-    if HAS_RESET:
-        reset += batch * T
-    places = i[:, None] * D + d[None, :]
-    inside = (i < K)[:, None] & (d < D)[None, :]
-    state = tl.zeros([BK, BD], tl.float32)
-    if HAS_INITIAL:
-        state = tl.load(initial + index * (K * D) + places, mask=inside, other=0.0)
-
-    chunks = tl.cdiv(T, C)
-    heads = tl.num_programs(0).to(tl.int64)
-    for n in range(chunks):
-        chunk = chunks - 1 - n if REVERSE else n
-        steps = T - chunk * C
-        place = chunk * heads + index
-        tl.store(states + place * (K * D) + places, state, mask=inside)
-        x_tile = load_tile(chunk_start(x, x_strides, batch, head, chunk, C), x_strides, i, steps, C, K, EVEN)
-        y_tile = load_tile(chunk_start(y, y_strides, batch, head, chunk, C), y_strides, d, steps, C, D, EVEN) * scale
-        if HAS_RESET:
-            sequence, last = sequences(reset, chunk, T, C, HAS_RESET)
-            state = tl.where(last == 0, state, 0.0)
-            x_tile = tl.where((sequence == (0 if REVERSE else last))[:, None], x_tile, 0.0)
-        lowest = 0.0
-        if HAS_GK:
-            gates = load_gates(chunk_start(gx, gx_strides, batch, head, chunk, C), gx_strides, i, steps, C, K, EVEN)
-            first, second = half_sums(gates, C)
-            lowest = tl.minimum(lowest, tl.min(tl.minimum(first, second), 0))
-            state *= tl.exp(first + second)[:, None]
-            x_tile *= tl.exp(sums(up_to(C) if REVERSE else after(C), gates))
-        if HAS_GV:
-            gates = load_gates(chunk_start(gy, gy_strides, batch, head, chunk, C), gy_strides, d, steps, C, D, EVEN)
-            first, second = half_sums(gates, C)
-            lowest = tl.minimum(lowest, tl.min(tl.minimum(first, second), 0))
-            state *= tl.exp(first + second)[None, :]
-            y_tile *= tl.exp(sums(up_to(C) if REVERSE else after(C), gates))
-        if not REVERSE:
-            tl.store(mild + place, 0, mask=lowest < MIN_HALF_CHUNK)
-        state += product(tl.trans(x_tile), y_tile, PRECISION)
-    tl.store(final + index * (K * D) + places, state, mask=inside)
 
 
 @triton.jit
@@ -202,35 +109,47 @@ def _sizes(k, v, block):
 
 
 def _states(x, y, gx, gy, reset, initial, scale, mild, reverse):
-    """What [`_states_kernel`] writes: the states before each chunk, and that behind the last one."""
+    """The states before each chunk, and that behind the last one; `reverse` as in [`writes_kernel`]."""
     batch, time, heads, key_size = x.shape
-    states = y.new_empty(triton.cdiv(time, CHUNK), batch, heads, key_size, y.shape[-1], dtype=torch.float32)
+    value_size, chunks = y.shape[-1], triton.cdiv(time, CHUNK)
+
+    def empty(*shape):
+        return y.new_empty(chunks, batch, heads, *shape, dtype=torch.float32)
+
+    states = empty(key_size, value_size)
     final = torch.empty_like(states[0])
-    sizes = _sizes(x, y, STATES_BLOCK)
-    grid = (batch * heads, triton.cdiv(sizes["K"], sizes["BK"]) * triton.cdiv(sizes["D"], sizes["BD"]))
-    _states_kernel[grid](
-        *(x, y, gx, gy, reset, initial, states, final, mild),
+    x_decays = None if gx is None and reset is None else empty(key_size)
+    y_decays = None if gy is None else empty(value_size)
+    sizes, flags = _sizes(x, y, WRITES_BLOCK), _flags(gx, gy, reset)
+    tiles = triton.cdiv(key_size, sizes["BK"]) * triton.cdiv(value_size, sizes["BD"])
+    writes_kernel[batch * heads, chunks, tiles](
+        *(x, y, gx, gy, reset, states, x_decays, y_decays, mild),
         *map(strides_of, (x, y, gx, gy)),
         *(scale, time, heads),
         **sizes,
-        **_flags(y, gx, gy, reset),
+        **flags,
+        REVERSE=reverse,
+        num_warps=4,
+    )
+    columns = min(64, triton.next_power_of_2(value_size))
+    rows = CARRY_SIZE // columns
+    carry_kernel[batch * heads, triton.cdiv(key_size, rows) * triton.cdiv(value_size, columns)](
+        *(states, initial, final, x_decays, y_decays, chunks),
+        K=key_size,
+        D=value_size,
+        BK=rows,
+        BD=columns,
+        HAS_X_DECAYS=x_decays is not None,
+        HAS_Y_DECAYS=y_decays is not None,
         HAS_INITIAL=initial is not None,
         REVERSE=reverse,
         num_warps=4,
-        num_stages=3,
     )
     return states, final
 
 
-def _forms(k, v, gk, gv):
-    """Whether kernels for chunks with mild gates are launched, and those for the others."""
-    small = max(k.shape[-1], v.shape[-1]) <= MAX_MILD_SIZE
-    return small, not small or gk is not None or gv is not None
-
-
-def _flags(v, gk, gv, reset):
-    flags = {"HAS_GK": gk is not None, "HAS_GV": gv is not None, "HAS_RESET": reset is not None}
-    return {**flags, "C": CHUNK, "PRECISION": precision_of(v)}
+def _flags(gk, gv, reset):
+    return {"HAS_GK": gk is not None, "HAS_GV": gv is not None, "HAS_RESET": reset is not None, "C": CHUNK}
 
 
 @torch.library.custom_op(f"{NAMESPACE}::forward", mutates_args=())
@@ -247,16 +166,14 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     batch, time, heads, _ = k.shape
     output = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    mild = v.new_full((triton.cdiv(time, CHUNK), batch, heads), int(_forms(k, v, gk, gv)[0]), dtype=torch.int8)
+    mild = v.new_full((triton.cdiv(time, CHUNK), batch, heads), 1, dtype=torch.int8)
     states, final = _states(k, v, gk, gv, reset, initial_state, 1.0, mild, reverse=False)
     tensors, strides = (q, k, v, gk, gv, reset, states, mild, output), map(strides_of, (q, k, v, gk, gv))
-    arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
+    arguments, flags = (*tensors, *strides, scale, time, heads), _flags(gk, gv, reset) | {"PRECISION": precision_of(v)}
     grid = (batch * heads, triton.cdiv(time, CHUNK))
-    with_mild, with_others = _forms(k, v, gk, gv)
-    if with_mild:
-        mild_output_kernel[grid](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4)
-    if with_others:
-        exact_output_kernel[grid](*arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8)
+    mild_output_kernel[grid](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4, num_stages=1)
+    if gk is not None or gv is not None:
+        exact_output_kernel[grid](*arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=4)
     return output, final, states, mild
 
 
@@ -291,16 +208,15 @@ def _backward(
     flows, d_initial = _states(q, d_output, gk, gv, reset, d_final, scale, mild, reverse=True)
     tensors = (q, k, v, gk, gv, reset, d_output, states, final, flows, mild, *gradients)
     strides = map(strides_of, (q, k, v, gk, gv, d_output))
-    arguments, flags = (*tensors, *strides, scale, time, heads), _flags(v, gk, gv, reset)
+    arguments, flags = (*tensors, *strides, scale, time, heads), _flags(gk, gv, reset) | {"PRECISION": precision_of(v)}
     chunks = triton.cdiv(time, CHUNK)
-    with_mild, with_others = _forms(k, v, gk, gv)
-    if with_mild:
-        mild_gradients_kernel[batch * heads, chunks](
-            *arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4, maxnreg=GRADIENT_REGISTERS
-        )
-    if with_others:
+    options = {"num_warps": 4, "maxnreg": GRADIENT_REGISTERS}
+    mild_gradients_kernel[batch * heads, chunks](
+        *arguments, **_sizes(k, v, MILD_BLOCK), **flags, **options, num_stages=1
+    )
+    if gk is not None or gv is not None:
         exact_gradients_kernel[2 * batch * heads, chunks](
-            *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=8, maxnreg=GRADIENT_REGISTERS
+            *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, **options, LEVELS=LEVELS
         )
     if reset is not None:
         for d_gate in gradients[3:]:

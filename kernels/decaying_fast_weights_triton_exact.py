@@ -19,6 +19,7 @@ from seqzoo.kernels.decaying_fast_weights_tiles import (
     MIN_LOG_GATE,
     after,
     chunk_start,
+    exp,
     load_gates,
     load_state,
     load_tile,
@@ -50,7 +51,7 @@ def _boundary_factors(gates, level, C: tl.constexpr):
     shift = tl.maximum(level - 1, 0)
     second = ((t >> shift) & 1) == 1
     summed = ((t >> shift) == (i >> shift)) & tl.where(second, i <= t, i > t) & (level > 0)
-    return tl.exp(sums(summed, gates))
+    return exp(sums(summed, gates))
 
 
 @triton.jit
@@ -128,7 +129,7 @@ def _of_state(
         tile = load_tile(x, x_strides, i, steps, C, SIZE, EVEN)
         if GATED:
             gates = load_gates(g, g_strides, i, steps, C, SIZE, EVEN)
-            tile *= tl.exp(sums(up_to(C) if START else after(C), gates))
+            tile *= exp(sums(up_to(C) if START else after(C), gates))
         result += product(tile, load_state(state, i, columns, SIZE, COLUMNS, TRANSPOSED, EVEN), PRECISION)
     return result
 
@@ -197,7 +198,7 @@ def exact_output_kernel(
         gates = v_tile
         if HAS_GV:
             gates = load_gates(gv, gv_strides, d, steps, C, D, EVEN)
-            o *= tl.exp(sums(up_to(C), gates))
+            o *= exp(sums(up_to(C), gates))
         if HAS_RESET:
             o = tl.where((sequence == 0)[:, None], o, 0.0)
         o += _apply(p, v_tile, gates, C, LEVELS, HAS_GV, PRECISION)
@@ -252,8 +253,8 @@ def _side_gradients(
         gates = x_tile
         if GATED:
             gates = load_gates(g, g_strides, columns, steps, C, SIZE, EVEN)
-            of_y *= tl.exp(sums(up_to(C), gates))
-            of_x *= tl.exp(sums(after(C), gates))
+            of_y *= exp(sums(up_to(C), gates))
+            of_x *= exp(sums(after(C), gates))
         if HAS_RESET:
             of_y = tl.where((sequence == 0)[:, None], of_y, 0.0)
             of_x = tl.where((sequence == last)[:, None], of_x, 0.0)

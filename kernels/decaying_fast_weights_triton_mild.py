@@ -19,7 +19,9 @@ fall grows to exp(-sum of half a chunk): a chunk is mild where no half sums to l
 """
 
 from seqzoo.kernels.decaying_fast_weights_tiles import (
+    LOG2_E,
     chunk_start,
+    exp,
     half_sums,
     load_raw,
     load_state,
@@ -36,21 +38,40 @@ def _centred(C: tl.constexpr):
     """Weights of the sums from the middle: 1 from behind it to t, -1 from behind t to it."""
     t = tl.arange(0, C)[:, None]
     i = tl.arange(0, C)[None, :]
-    middle: tl.constexpr = C // 2
+    middle: tl.constexpr = C // 2 - 1
     return ((i > middle) & (i <= t)).to(tl.float32) - ((i > t) & (i <= middle)).to(tl.float32)
 
 
 @triton.jit
 def _rise_and_fall(gates, C: tl.constexpr):
-    centred = sums(_centred(C), gates)
-    return tl.exp(centred), tl.exp(-centred)
+    centred = sums(_centred(C), gates) * LOG2_E
+    return tl.exp2(centred), tl.exp2(-centred)
 
 
 @triton.jit
 def _to_middle(gates, C: tl.constexpr):
     """Decay of each channel from the start of the chunk to the middle, and from the middle to the end."""
     first, second = half_sums(gates, C)
-    return tl.exp(first), tl.exp(second)
+    return exp(first), exp(second)
+
+
+@triton.jit
+def _load_side(
+    x, y, g, x_strides, y_strides, g_strides, tile, steps,
+    C: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """Of a tile of channels: x and y scaled to the middle; rise and fall; decays from the start and to the end."""
+    columns = tile * BLOCK + tl.arange(0, BLOCK)
+    x_tile = load_tile(x, x_strides, columns, steps, C, SIZE, EVEN)
+    y_tile = load_tile(y, y_strides, columns, steps, C, SIZE, EVEN)
+    if GATED:
+        gates = load_raw(g, g_strides, columns, steps, C, SIZE, EVEN)
+        rise, fall = _rise_and_fall(gates, C)
+        start, end = _to_middle(gates, C)
+        return x_tile * rise, y_tile * fall, rise, fall, start, end
+    else:
+        ones = tl.full([BLOCK], 1.0, tl.float32)
+        return x_tile, y_tile, x_tile, y_tile, ones, ones
 
 
 @triton.jit
@@ -104,80 +125,37 @@ def mild_output_kernel(
     keys: tl.constexpr = (K + BK - 1) // BK
     values: tl.constexpr = (D + BD - 1) // BD
 
+    # Heads of more than one tile load tiles again wherever they are needed.
+    key_operands = (q, k, gk, q_strides, k_strides, gk_strides)
+    if keys == 1:
+        key_side = _load_side(*key_operands, 0, steps, C, K, BK, HAS_GK, EVEN)
     p = tl.zeros([C, C], tl.float32)
-    for key in tl.static_range(keys):
-        i = key * BK + tl.arange(0, BK)
-        qs = load_tile(q, q_strides, i, steps, C, K, EVEN)
-        ks = load_tile(k, k_strides, i, steps, C, K, EVEN)
-        start_k = tl.full([BK], 1.0, tl.float32)
-        if HAS_GK:
-            gates = load_raw(gk, gk_strides, i, steps, C, K, EVEN)
-            rise, fall = _rise_and_fall(gates, C)
-            start_k, _ = _to_middle(gates, C)
-            qs *= rise
-            ks *= fall
+    for key in range(keys):
+        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+        qs, ks = key_tiles[0], key_tiles[1]
         p += product(qs, tl.trans(ks), PRECISION)
     visible = tl.arange(0, C)[:, None] >= tl.arange(0, C)[None, :]
     if HAS_RESET:
         visible &= sequence[:, None] == sequence[None, :]
     p = tl.where(visible, p, 0.0)
 
-    for value in tl.static_range(values):
+    for value in range(values):
         d = value * BD + tl.arange(0, BD)
-        vs = load_tile(v, v_strides, d, steps, C, D, EVEN)
-        start_v = tl.full([BD], 1.0, tl.float32)
-        if HAS_GV:
-            gates = load_raw(gv, gv_strides, d, steps, C, D, EVEN)
-            rise_v, fall_v = _rise_and_fall(gates, C)
-            start_v, _ = _to_middle(gates, C)
-            vs *= fall_v
+        # The values alone: there is no second operand on their side.
+        value_tiles = _load_side(v, v, gv, v_strides, v_strides, gv_strides, value, steps, C, D, BD, HAS_GV, EVEN)
+        vs, rise_v, start_v = value_tiles[1], value_tiles[2], value_tiles[4]
         o = product(p, vs, PRECISION)
-        for key in tl.static_range(keys):
+        for key in range(keys):
             i = key * BK + tl.arange(0, BK)
-            if keys > 1:
-                qs = load_tile(q, q_strides, i, steps, C, K, EVEN)
-                if HAS_GK:
-                    gates = load_raw(gk, gk_strides, i, steps, C, K, EVEN)
-                    rise, _ = _rise_and_fall(gates, C)
-                    start_k, _ = _to_middle(gates, C)
-                    qs *= rise
+            key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+            qs, start_k = key_tiles[0], key_tiles[4]
             state = load_state(states, i, d, K, D, False, EVEN) * start_k[:, None] * start_v[None, :]
-            entering = qs
             if HAS_RESET:
-                entering = tl.where((sequence == 0)[:, None], qs, 0.0)
-            o += product(entering, state, PRECISION)
+                qs = tl.where((sequence == 0)[:, None], qs, 0.0)
+            o += product(qs, state, PRECISION)
         if HAS_GV:
             o *= rise_v
         store_tile(output, D, o * scale, d, steps, H * D, C, EVEN)
-
-
-@triton.jit
-def _load_side(
-    x,
-    y,
-    g,
-    x_strides,
-    y_strides,
-    g_strides,
-    columns,
-    steps,
-    C: tl.constexpr,
-    SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    GATED: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    """x and y scaled to the middle; rise and fall; decays from the start and to the end."""
-    x_tile = load_tile(x, x_strides, columns, steps, C, SIZE, EVEN)
-    y_tile = load_tile(y, y_strides, columns, steps, C, SIZE, EVEN)
-    if GATED:
-        gates = load_raw(g, g_strides, columns, steps, C, SIZE, EVEN)
-        rise, fall = _rise_and_fall(gates, C)
-        start, end = _to_middle(gates, C)
-        return x_tile * rise, y_tile * fall, rise, fall, start, end
-    else:
-        ones = tl.full([BLOCK], 1.0, tl.float32)
-        return x_tile, y_tile, x_tile, y_tile, ones, ones
 
 
 @triton.jit
@@ -273,42 +251,41 @@ def mild_gradients_kernel(
     keys: tl.constexpr = (K + BK - 1) // BK
     values: tl.constexpr = (D + BD - 1) // BD
 
+    # Heads of more than one tile load tiles again wherever they are needed.
+    key_operands = (q, k, gk, q_strides, k_strides, gk_strides)
+    if keys == 1:
+        key_side = _load_side(*key_operands, 0, steps, C, K, BK, HAS_GK, EVEN)
+    value_operands = (d_output, v, gv, d_output_strides, v_strides, gv_strides)
+    if values == 1:
+        value_side = _load_side(*value_operands, 0, steps, C, D, BD, HAS_GV, EVEN)
     p = tl.zeros([C, C], tl.float32)
-    for key in tl.static_range(keys):
-        i = key * BK + tl.arange(0, BK)
-        qs, ks, rise_k, fall_k, start_k, end_k = _load_side(
-            q, k, gk, q_strides, k_strides, gk_strides, i, steps, C, K, BK, HAS_GK, EVEN
-        )
+    for key in range(keys):
+        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+        qs, ks = key_tiles[0], key_tiles[1]
         p += product(qs, tl.trans(ks), PRECISION)
     d_p = tl.zeros([C, C], tl.float32)
-    for value in tl.static_range(values):
-        d = value * BD + tl.arange(0, BD)
-        dos, vs, _, fall_v, start_v, end_v = _load_side(
-            d_output, v, gv, d_output_strides, v_strides, gv_strides, d, steps, C, D, BD, HAS_GV, EVEN
-        )
-        dos *= scale
-        d_p += product(dos, tl.trans(vs), PRECISION)
+    for value in range(values):
+        value_tiles = value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, BD, HAS_GV, EVEN)
+        dos, vs = value_tiles[0], value_tiles[1]
+        d_p += product(dos * scale, tl.trans(vs), PRECISION)
     p, d_p = tl.where(visible, p, 0.0), tl.where(visible, d_p, 0.0)
 
-    for key in tl.static_range(keys):
+    for key in range(keys):
         i = key * BK + tl.arange(0, BK)
-        if keys > 1:
-            qs, ks, rise_k, fall_k, start_k, end_k = _load_side(
-                q, k, gk, q_strides, k_strides, gk_strides, i, steps, C, K, BK, HAS_GK, EVEN
-            )
+        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+        qs, ks, rise_k, fall_k, start_k, end_k = key_tiles
         read, written = tl.zeros([C, BK], tl.float32), tl.zeros([C, BK], tl.float32)
         crossing = tl.zeros([BK], tl.float32)
-        for value in tl.static_range(values):
+        for value in range(values):
             d = value * BD + tl.arange(0, BD)
-            if values > 1:
-                dos, vs, _, fall_v, start_v, end_v = _load_side(
-                    d_output, v, gv, d_output_strides, v_strides, gv_strides, d, steps, C, D, BD, HAS_GV, EVEN
-                )
-                dos *= scale
+            value_tiles = (
+                value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, BD, HAS_GV, EVEN)
+            )
+            dos, vs, start_v, end_v = value_tiles[0], value_tiles[1], value_tiles[4], value_tiles[5]
             state = load_state(states, d, i, D, K, True, EVEN) * start_v[:, None] * start_k[None, :]
             flow = load_state(flows, d, i, D, K, True, EVEN)
             crossing += tl.sum(load_state(leaving, d, i, D, K, True, EVEN) * flow, 0)
-            read += product(dos, state, PRECISION)
+            read += product(dos * scale, state, PRECISION)
             written += product(vs, flow * end_v[:, None] * end_k[None, :], PRECISION)
         if HAS_RESET:
             read, written = tl.where(enters, read, 0.0), tl.where(leaves, written, 0.0)
@@ -324,21 +301,23 @@ def mild_gradients_kernel(
         store_tile(d_q + key_place, K, read, i, steps, H * K, C, EVEN)
         store_tile(d_k + key_place, K, written, i, steps, H * K, C, EVEN)
 
-    for value in tl.static_range(values):
+    for value in range(values):
         d = value * BD + tl.arange(0, BD)
-        if values > 1:
-            dos, vs, _, fall_v, start_v, end_v = _load_side(
-                d_output, v, gv, d_output_strides, v_strides, gv_strides, d, steps, C, D, BD, HAS_GV, EVEN
-            )
-            dos *= scale
+        value_tiles = value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, BD, HAS_GV, EVEN)
+        dos, vs, fall_v, start_v, end_v = (
+            value_tiles[0],
+            value_tiles[1],
+            value_tiles[3],
+            value_tiles[4],
+            value_tiles[5],
+        )
+        dos = dos * scale
         read, written = tl.zeros([C, BD], tl.float32), tl.zeros([C, BD], tl.float32)
         crossing = tl.zeros([BD], tl.float32)
-        for key in tl.static_range(keys):
+        for key in range(keys):
             i = key * BK + tl.arange(0, BK)
-            if keys > 1:
-                qs, ks, rise_k, fall_k, start_k, end_k = _load_side(
-                    q, k, gk, q_strides, k_strides, gk_strides, i, steps, C, K, BK, HAS_GK, EVEN
-                )
+            key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+            qs, ks, start_k, end_k = key_tiles[0], key_tiles[1], key_tiles[4], key_tiles[5]
             flow = load_state(flows, i, d, K, D, False, EVEN)
             written += product(ks, flow * end_k[:, None] * end_v[None, :], PRECISION)
             if HAS_GV:  # the output is what its gates need

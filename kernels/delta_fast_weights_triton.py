@@ -45,7 +45,7 @@ def _options(k, v, beta, reset):
         "HAS_BETA": beta is not None,
         "HAS_RESET": reset is not None,
         "PRECISION": precision_of(v),
-        "num_warps": 8,
+        "num_warps": 4,  # of more, warps that share a matrix instruction do the rest twice
         "num_stages": 1,  # many programs hide each other's loads; more of one program's take registers
     }
 
@@ -68,8 +68,6 @@ def _through_states(k, v, beta, reset, own, weights, initial, states, reverse):
     options["BK"] = max(16, triton.next_power_of_2(key_size))
     if options["BK"] > 128:
         options["BD"] = 16
-    else:
-        options["num_warps"] = 4
     if options["BK"] <= 64:
         options["num_stages"] = 2  # few programs, one chunk after the other; of longer keys shared memory is too small
     states_kernel[_grid(k)[0], triton.cdiv(options["D"], options["BD"])](
@@ -102,7 +100,7 @@ def _forward(
         *(k, v, beta, reset, own, weights),
         *map(strides_of, (k, v, beta, own, weights)),
         *(time, heads),
-        **_options(k, v, beta, reset) | {"num_warps": 4},
+        **_options(k, v, beta, reset),
     )
     final = _through_states(k, v, beta, reset, own, weights, initial_state, states, reverse=False)
     output_kernel[_grid(k)](

@@ -1,7 +1,7 @@
 """What the Triton kernels of both fast-weight ops share: tiles of a chunk of steps, and how a kernel is launched.
 
 Sums and products are float32, on tensor cores by `PRECISION`: "tf32x3" for `v` in float32, "tf32" for `v` of half
-precision. That has the digits of half precision; of anything else it cuts off those behind the 10th bit.
+precision. That has all digits of half precision; anything else is rounded to it.
 """
 
 import re
@@ -25,7 +25,18 @@ INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1, which runs k
 
 
 @triton.jit
+def _rounded(x):
+    """To the 11 binary digits of TF32. A tensor core would cut off the others, always towards 0, which adds up.
+
+    (2^13 + 1) x is rounded to where 11 digits of x end, and 2^13 x is exact. NaN stays NaN.
+    """
+    return x * 8193.0 - x * 8192.0
+
+
+@triton.jit
 def product(x, y, PRECISION: tl.constexpr):
+    if PRECISION == "tf32":
+        x, y = _rounded(x), _rounded(y)
     return tl.dot(x, y, input_precision=PRECISION, out_dtype=tl.float32)
 
 

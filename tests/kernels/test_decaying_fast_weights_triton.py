@@ -1,7 +1,6 @@
 """The Triton kernels of the decay rule against its definition in float64: on a GPU, or small in Triton's interpreter.
 
-The interpreter computes in float32 what a GPU computes by TF32 products: it proves what is computed and in which
-order, not the digits of a tensor core. The larger sizes are for a GPU.
+The interpreter multiplies with the digits of tensor cores, see `triton_kernels.py`. The larger sizes are for a GPU.
 """
 
 import pytest
@@ -9,7 +8,16 @@ import torch
 from decay_rule import make_inputs, random_reset, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_kernels import DEVICE, HALF_TOLERANCE, PRODUCTS, TOLERANCE, errors, fresh, poisoned  # noqa: F401
+from triton_kernels import (  # noqa: F401
+    DEVICE,
+    HALF_TOLERANCE,
+    TOLERANCE,
+    errors,
+    fresh,
+    mean_errors,
+    poisoned,
+    tensor_cores,
+)
 
 from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights, decaying_fast_weights_step
 
@@ -46,16 +54,15 @@ def test_lengths(time, logits):
     assert_exact(make_inputs(time=time, heads=1, logits=logits))
 
 
-@pytest.mark.parametrize(
-    ("K", "D"), [(16, 32), (32, 16), (33, 16), (16, 33), (64, 96), *[pytest.param(128, 64), (1, 5)]]
-)
+@pytest.mark.parametrize(("K", "D"), [(16, 32), (32, 16), (33, 16), (16, 33), (64, 96), (128, 64), (1, 5)])
 def test_sizes(K, D):
     assert_exact(make_inputs(time=66, heads=1, K=K, D=D), reset=random_reset(1, 66, 0.05))
 
 
 @pytest.mark.parametrize("missing", ["", "gk gv"])
-def test_sizes_above_those_of_the_form_for_mild_gates(missing):
-    assert_exact(make_inputs(time=66, heads=1, K=16, D=144) | dict.fromkeys(missing.split()))
+@pytest.mark.parametrize(("K", "D"), [(16, 144), (144, 16)])
+def test_sizes_of_several_tiles(K, D, missing):
+    assert_exact(make_inputs(time=66, heads=1, K=K, D=D) | dict.fromkeys(missing.split()))
 
 
 @gpu
@@ -125,23 +132,24 @@ def test_random_inputs(sizes, logits, share, seed):
     assert_exact(make_inputs(*sizes, logits=logits, seed=seed), reset, tolerance=2e-6)
 
 
-# The interpreter cuts bfloat16 off where a GPU rounds, which doubles the error of what is stored.
-@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=gpu), torch.float16])
-@pytest.mark.parametrize("logits", [1.0, 8.0])
-def test_half_precision_is_as_good_as_the_chunked_form_but_for_tf32(dtype, logits):
-    inputs = make_inputs(time=150, heads=2, logits=logits, dtype=dtype)
+@pytest.mark.parametrize("logits", [1.0, 8.0, 60.0])
+def test_bfloat16_is_as_good_as_the_chunked_form(logits):
+    inputs = make_inputs(time=150, heads=2, K=64, D=64, logits=logits, dtype=torch.bfloat16)
     expected = run(inputs, "recurrent", torch.float64)
-    actual = errors(run(inputs, "triton", dtype, device=DEVICE), expected)
-    chunked = errors(run(inputs, "chunked", dtype), expected)
-    for name, error in actual.items():
-        assert error <= HALF_TOLERANCE
-        assert error <= 1.2 * chunked[name] + PRODUCTS, f"{name}: {error:.1e}, chunked {chunked[name]:.1e}"
+    actual = run(inputs, "triton", torch.bfloat16, device=DEVICE)
+    chunked = mean_errors(run(inputs, "chunked", torch.bfloat16), expected)
+    assert max(errors(actual, expected).values()) <= HALF_TOLERANCE
+    for name, error in mean_errors(actual, expected).items():
+        # Of the final state, float32, the chunked form keeps all digits: so do the kernels.
+        assert error <= max(1.2 * chunked[name], TOLERANCE), f"{name}: {error:.1e}, chunked {chunked[name]:.1e}"
 
 
-def test_bfloat16():
-    inputs = make_inputs(time=150, heads=2, dtype=torch.bfloat16)
+@pytest.mark.parametrize("logits", [1.0, 8.0, 60.0])
+def test_float16(logits):
+    inputs = make_inputs(time=150, heads=2, logits=logits, dtype=torch.float16)
     expected = run(inputs, "recurrent", torch.float64)
-    assert max(errors(run(inputs, "triton", torch.bfloat16, device=DEVICE), expected).values()) <= HALF_TOLERANCE
+    actual = run(inputs, "triton", torch.float16, device=DEVICE)
+    assert max(mean_errors(actual, expected).values()) <= 2e-3
 
 
 def test_strides_of_any_kind():

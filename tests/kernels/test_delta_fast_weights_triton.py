@@ -1,14 +1,21 @@
 """The Triton kernels of the delta rule against its definition in float64: on a GPU, or small in Triton's interpreter.
 
-The interpreter computes in float32 what a GPU computes by TF32 products: it proves what is computed and in which
-order, not the digits of a tensor core. The larger sizes are for a GPU.
+The interpreter multiplies with the digits of tensor cores, see `triton_kernels.py`. The larger sizes are for a GPU.
 """
 
 import pytest
 import torch
 import torch.nn.functional as F
 from decay_rule import random_reset
-from triton_kernels import DEVICE, HALF_TOLERANCE, PRODUCTS, TOLERANCE, fresh, poisoned  # noqa: F401
+from triton_kernels import (  # noqa: F401
+    DEVICE,
+    HALF_TOLERANCE,
+    TOLERANCE,
+    fresh,
+    mean_errors,
+    poisoned,
+    tensor_cores,
+)
 
 from seqzoo.kernels.delta_fast_weights import delta_fast_weights
 
@@ -144,23 +151,24 @@ def test_two_keys_that_take_turns():
     assert_exact(inputs, tolerance=2e-5)
 
 
-# The interpreter cuts bfloat16 off where a GPU rounds, which doubles the error of what is stored.
-@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=gpu), torch.float16])
 @pytest.mark.parametrize("read_before_write", [False, True])
-def test_half_precision_is_as_good_as_the_chunked_form_but_for_tf32(dtype, read_before_write):
-    inputs = make_inputs(time=150, heads=1, dtype=dtype)
-    expected = run(inputs, "recurrent", torch.float64, read_before_write=read_before_write)
-    actual = errors(run(inputs, "triton", dtype, device=DEVICE, read_before_write=read_before_write), expected)
-    chunked = errors(run(inputs, "chunked", dtype, read_before_write=read_before_write), expected)
-    for name, error in actual.items():
-        assert error <= HALF_TOLERANCE
-        assert error <= 1.2 * chunked[name] + PRODUCTS, f"{name}: {error:.1e}, chunked {chunked[name]:.1e}"
+def test_bfloat16_is_as_good_as_the_chunked_form(read_before_write):
+    inputs = make_inputs(time=150, K=64, D=64, dtype=torch.bfloat16)
+    options = {"read_before_write": read_before_write}
+    expected = run(inputs, "recurrent", torch.float64, **options)
+    actual = run(inputs, "triton", torch.bfloat16, device=DEVICE, **options)
+    assert max(errors(actual, expected).values()) <= HALF_TOLERANCE
+    chunked = mean_errors(run(inputs, "chunked", torch.bfloat16, **options), expected)
+    # Of the final state, float32, the chunked form keeps all digits and the kernels those of TF32.
+    limits = {name: 1.2 * error for name, error in chunked.items()} | {"state": 1e-3}
+    for name, error in mean_errors(actual, expected).items():
+        assert error <= limits[name], f"{name}: {error:.1e}, chunked {chunked[name]:.1e}"
 
 
-def test_bfloat16():
-    inputs = make_inputs(time=150, heads=1, dtype=torch.bfloat16)
+def test_float16():
+    inputs = make_inputs(time=150, dtype=torch.float16)
     expected = run(inputs, "recurrent", torch.float64)
-    assert max(errors(run(inputs, "triton", torch.bfloat16, device=DEVICE), expected).values()) <= HALF_TOLERANCE
+    assert max(mean_errors(run(inputs, "triton", torch.float16, device=DEVICE), expected).values()) <= 2e-3
 
 
 def test_strides_of_any_kind():
