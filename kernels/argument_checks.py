@@ -10,13 +10,14 @@ import torch
 MAX_TRITON_TIME = 65_535 * 64
 
 
-def check_arguments(q, k, v, others):
+def check_arguments(q, k, v, others, cu_seqlens=None):
     """Checks queries, keys and values, [batch, time, heads, size], and what goes with them.
 
     Args:
-        q, k, v: what the caller was given under these names.
+        q, k, v, cu_seqlens: what the caller was given under these names. Values of cu_seqlens are not read.
         others: (name, tensor or None, axes) of every other argument, axes as names: "batch", "time", "heads", "K",
-            "D". The one named "reset" is bool, the rest are floating point numbers.
+            "D", and "states", as many as there are sequences. The one named "reset" is bool, the rest are floating
+            point numbers.
 
     Raises:
         TypeError: an argument is of the wrong dtype or no tensor.
@@ -28,9 +29,11 @@ def check_arguments(q, k, v, others):
         if x.ndim != 4:
             raise ValueError(f"{name} must be [batch, time, heads, size], got the shape {list(x.shape)}")
     batch, time, heads, key_size = k.shape
-    sizes = {"batch": batch, "time": time, "heads": heads, "K": key_size, "D": v.shape[-1]}
+    sizes = {"batch": batch, "time": time, "heads": heads, "K": key_size, "D": v.shape[-1], "states": batch}
     if 0 in sizes.values():
         raise ValueError(f"batch, time, heads and sizes must not be 0: k is {list(k.shape)}, v is {list(v.shape)}")
+    if cu_seqlens is not None:
+        sizes["states"] = _count_sequences(cu_seqlens, k)
     arguments = (("q", q, ("batch", "time", "heads", "K")), ("v", v, ("batch", "time", "heads", "D")), *others)
     for name, x, axes in arguments:
         if x is None:
@@ -43,9 +46,22 @@ def check_arguments(q, k, v, others):
             raise TypeError(f"{name} must be a tensor of {kind}, got {_describe(x)}")
         shape = tuple(sizes[axis] for axis in axes)
         if x.shape != shape:
-            raise ValueError(f"{name} must have the shape {list(shape)} to go with k, got {list(x.shape)}")
+            partners = "k and cu_seqlens" if cu_seqlens is not None and "states" in axes else "k"
+            raise ValueError(f"{name} must have the shape {list(shape)} to go with {partners}, got {list(x.shape)}")
         if x.device != k.device:
             raise ValueError(f"{name} must be on {k.device} like k, got {x.device}")
+
+
+def _count_sequences(cu_seqlens, k):
+    if not isinstance(cu_seqlens, torch.Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be a tensor of int32 or int64, got {_describe(cu_seqlens)}")
+    if cu_seqlens.ndim != 1 or len(cu_seqlens) < 2:
+        raise ValueError(f"cu_seqlens must be [sequences + 1], got the shape {list(cu_seqlens.shape)}")
+    if k.shape[0] != 1:
+        raise ValueError(f"cu_seqlens describes one packed row, the batch has {k.shape[0]}: use reset")
+    if cu_seqlens.device.type != "cpu" and cu_seqlens.device != k.device:
+        raise ValueError(f"cu_seqlens must be on {k.device} like k or on the CPU, got {cu_seqlens.device}")
+    return len(cu_seqlens) - 1
 
 
 def can_use_triton(v):

@@ -13,6 +13,7 @@ import torch
 
 from seqzoo.kernels.argument_checks import can_use_triton, check_arguments
 from seqzoo.kernels.decaying_fast_weights_chunked import autocast_off, chunked_decaying_fast_weights
+from seqzoo.kernels.packed_sequences import run_packed
 
 
 # Up to about this many steps the loop is faster than one short chunk (CPU, 12 heads of 64: 6 steps with gradients, 14
@@ -31,6 +32,7 @@ def decaying_fast_weights(
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
     reset: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
     implementation: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Runs the decay rule over a sequence; differentiable in all six tensors ("chunked" once).
@@ -44,23 +46,30 @@ def decaying_fast_weights(
             [batch, time, heads, D] gate, <= 0 (not checked; `logsigmoid` of a logit). -inf is a gate of zero. A gate
             of None is 1.
         scale (`float`, *optional*, defaults to `K**-0.5`): factor of the output.
-        initial_state (`torch.Tensor`, *optional*): the state before the first step, [batch, heads, K, D], or zero.
+        initial_state (`torch.Tensor`, *optional*): the state before the first step, [batch, heads, K, D] (with
+            `cu_seqlens` [sequences, heads, K, D]), or zero.
         output_final_state (`bool`, *optional*, defaults to `False`): whether to return the state after the last step.
         reset (`torch.Tensor`, *optional*): bool, [batch, time]; where True the state is zero before that step (a new
             sequence begins; at the first step this drops `initial_state`).
+        cu_seqlens (`torch.Tensor`, *optional*): int32 or int64, [sequences + 1], rising from 0 to time: sequence i is
+            the steps from `cu_seqlens[i]` to before `cu_seqlens[i + 1]` of a batch of one and has a state of its own,
+            which stays as it was if there are none. Instead of `reset`. With states, given or returned, the sequences
+            are run one after the other; without, in one pass. The values are read: on a GPU that waits for it, so a
+            tensor on the CPU will do, too; a graph of torch.compile breaks there.
         implementation (`str`, *optional*, defaults to `"auto"`): "recurrent" is the definition, a loop over time;
             "chunked" the matrix form, exact for any gate, whose memory grows linearly with time; "triton" the same
             form as GPU kernels. "auto" takes "triton" on a GPU where Triton is installed; elsewhere "recurrent" for a
             few steps, such as decoding, and "chunked" otherwise.
 
     Returns:
-        The output [batch, time, heads, D] in the dtype of `v`, and the final state [batch, heads, K, D] in float32
-        (float64 if `v` is float64) or None.
+        The output [batch, time, heads, D] in the dtype of `v`, and the final state, of the shape of `initial_state`,
+        in float32 (float64 if `v` is float64) or None.
 
     Raises:
         TypeError: an argument is of the wrong dtype or no tensor.
-        ValueError: an argument has the wrong shape or device, there is no step, no such implementation, or it cannot
-            do that (a second derivative, "triton" without a GPU or in float64).
+        ValueError: an argument has the wrong shape or device, there is no step, `cu_seqlens` does not rise from 0 to
+            time or comes with `reset`, there is no such implementation, or it cannot do that (a second derivative,
+            "triton" without a GPU or in float64).
         ImportError: "triton" without Triton.
 
     Example:
@@ -77,10 +86,22 @@ def decaying_fast_weights(
         [
             ("gk", gk, ("batch", "time", "heads", "K")),
             ("gv", gv, ("batch", "time", "heads", "D")),
-            ("initial_state", initial_state, ("batch", "heads", "K", "D")),
+            ("initial_state", initial_state, ("states", "heads", "K", "D")),
             ("reset", reset, ("batch", "time")),
         ],
+        cu_seqlens,
     )
+    if cu_seqlens is not None:
+        return run_packed(
+            decaying_fast_weights,
+            (q, k, v, gk, gv),
+            cu_seqlens,
+            reset,
+            initial_state,
+            output_final_state,
+            scale=scale,
+            implementation=implementation,
+        )
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if implementation == "auto":
         if can_use_triton(v):

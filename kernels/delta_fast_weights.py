@@ -15,6 +15,7 @@ import torch
 from seqzoo.kernels.argument_checks import can_use_triton, check_arguments
 from seqzoo.kernels.decaying_fast_weights_chunked import autocast_off
 from seqzoo.kernels.delta_fast_weights_chunked import chunked_delta_fast_weights
+from seqzoo.kernels.packed_sequences import run_packed
 
 
 # Up to about this many steps the loop is faster than one short chunk (CPU, 12 heads of 64). Decoding is one step.
@@ -33,6 +34,7 @@ def delta_fast_weights(
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
     reset: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
     read_before_write: bool = False,
     implementation: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -45,10 +47,16 @@ def delta_fast_weights(
         v (`torch.Tensor`): values, [batch, time, heads, D].
         beta (`torch.Tensor`, *optional*): write strength, [batch, time, heads], in [0, 1] (not checked); None is 1.
         scale (`float`, *optional*, defaults to `K**-0.5`): factor of the output.
-        initial_state (`torch.Tensor`, *optional*): the state before the first step, [batch, heads, K, D], or zero.
+        initial_state (`torch.Tensor`, *optional*): the state before the first step, [batch, heads, K, D] (with
+            `cu_seqlens` [sequences, heads, K, D]), or zero.
         output_final_state (`bool`, *optional*, defaults to `False`): whether to return the state after the last step.
         reset (`torch.Tensor`, *optional*): bool, [batch, time]; where True the state is zero before that step (a new
             sequence begins; at the first step this drops `initial_state`).
+        cu_seqlens (`torch.Tensor`, *optional*): int32 or int64, [sequences + 1], rising from 0 to time: sequence i is
+            the steps from `cu_seqlens[i]` to before `cu_seqlens[i + 1]` of a batch of one and has a state of its own,
+            which stays as it was if there are none. Instead of `reset`. With states, given or returned, the sequences
+            are run one after the other; without, in one pass. The values are read: on a GPU that waits for it, so a
+            tensor on the CPU will do, too; a graph of torch.compile breaks there.
         read_before_write (`bool`, *optional*, defaults to `False`): whether a step reads the state as it was before
             its own write.
         implementation (`str`, *optional*, defaults to `"auto"`): "recurrent" is the definition, a loop over time;
@@ -57,13 +65,14 @@ def delta_fast_weights(
             "recurrent" for a few steps, such as decoding, and "chunked" otherwise.
 
     Returns:
-        The output [batch, time, heads, D] in the dtype of `v`, and the final state [batch, heads, K, D] in float32
-        (float64 if `v` is float64) or None.
+        The output [batch, time, heads, D] in the dtype of `v`, and the final state, of the shape of `initial_state`,
+        in float32 (float64 if `v` is float64) or None.
 
     Raises:
         TypeError: an argument is of the wrong dtype or no tensor.
-        ValueError: an argument has the wrong shape or device, there is no step, no such implementation, or it cannot
-            do that ("triton" without a GPU, in float64 or with longer keys).
+        ValueError: an argument has the wrong shape or device, there is no step, `cu_seqlens` does not rise from 0 to
+            time or comes with `reset`, there is no such implementation, or it cannot do that ("triton" without a GPU,
+            in float64 or with longer keys).
         RuntimeError: a second derivative of "triton".
         ImportError: "triton" without Triton.
 
@@ -79,10 +88,23 @@ def delta_fast_weights(
         v,
         [
             ("beta", beta, ("batch", "time", "heads")),
-            ("initial_state", initial_state, ("batch", "heads", "K", "D")),
+            ("initial_state", initial_state, ("states", "heads", "K", "D")),
             ("reset", reset, ("batch", "time")),
         ],
+        cu_seqlens,
     )
+    if cu_seqlens is not None:
+        return run_packed(
+            delta_fast_weights,
+            (q, k, v, beta),
+            cu_seqlens,
+            reset,
+            initial_state,
+            output_final_state,
+            scale=scale,
+            read_before_write=read_before_write,
+            implementation=implementation,
+        )
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if implementation == "auto":
         if can_use_triton(v) and k.shape[-1] <= MAX_TRITON_KEY_SIZE:

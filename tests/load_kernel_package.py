@@ -41,6 +41,9 @@ def results(decaying_fast_weights, decaying_fast_weights_step, delta_fast_weight
         options = {"output_final_state": True, "reset": reset, "implementation": implementation}
         keep(f"decay {implementation}", *decaying_fast_weights(q, k, v, gk, gv, **options))
         keep(f"delta {implementation}", *delta_fast_weights(q, k, v, beta, **options))
+    packed = {"output_final_state": True, "cu_seqlens": torch.tensor([0, 30, 30, 70])}
+    keep("decay packed", *decaying_fast_weights(*(x[:1] for x in (q, k, v, gk, gv)), **packed))
+    keep("delta packed", *delta_fast_weights(*(x[:1] for x in (q, k, v, beta)), **packed))
     state = torch.zeros(2, 2, 16, 16)
     found["step output"] = decaying_fast_weights_step(q[:, :1], k[:, :1], v[:, :1], state=state).contiguous()
     found["step state"] = state
