@@ -78,12 +78,16 @@ def _launches(precision: str):
     gates = {"HAS_GK": True, "HAS_GV": True}
     flags = gates | {"C": decay.CHUNK, "HAS_RESET": False, "EVEN": True}
     carried = {"K": SIZE, "D": SIZE, "BK": decay.CARRY_SIZE // SIZE, "BD": SIZE, "HAS_INITIAL": True}
-    carried |= {"HAS_X_DECAYS": True, "HAS_Y_DECAYS": True}
     for reverse in (False, True):
         direction = "backward" if reverse else "forward"
         constants = sizes(decay.WRITES_BLOCK) | flags | {"REVERSE": reverse}
         yield f"writes, {direction}", states.writes_kernel, constants, {"num_warps": 4}
-        yield f"states, {direction}", states.carry_kernel, carried | {"REVERSE": reverse}, {"num_warps": 4}
+        yield (
+            f"states, {direction}",
+            states.carry_kernel,
+            carried | gates | {"HAS_RESET": False, "REVERSE": reverse},
+            {"num_warps": 4},
+        )
     flags |= {"PRECISION": precision}
     registers = {"maxnreg": decay.GRADIENT_REGISTERS}
     constants = sizes(decay.MILD_BLOCK) | flags
@@ -111,7 +115,7 @@ def _launches(precision: str):
 
 # Tensors that are not of the dtype of the inputs.
 _STATES = ("initial", "states", "final", "flows", "state", "next_state", "own", "weights", "errors", "residuals")
-_STATES += ("x_decays", "y_decays")
+_STATES += ("decays",)
 _NUMBERS = {"scale": "fp32", "T": "i32", "H": "i32", "chunks": "i32"}
 _OTHER_TYPES = {"mild": "*i8", "reset": "*u8"} | _NUMBERS | dict.fromkeys(_STATES, "*fp32")
 
@@ -125,7 +129,7 @@ def _compile(kernel, constants: dict, options: dict, dtype: str, capability: int
     for i, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name], values[name] = "constexpr", constants[name]
-        elif name == "reset" and not constants.get("HAS_RESET"):
+        elif name in ("reset", "begins") and not constants.get("HAS_RESET"):
             signature[name], values[name] = "constexpr", None
         elif name.endswith("strides"):  # of contiguous tensors
             others = 2 if name == "beta_strides" else 3

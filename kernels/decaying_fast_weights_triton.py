@@ -17,6 +17,7 @@ nothing.
 """
 
 import torch
+import torch.nn.functional as F
 
 from seqzoo.kernels.decaying_fast_weights_triton_exact import exact_gradients_kernel, exact_output_kernel
 from seqzoo.kernels.decaying_fast_weights_triton_mild import mild_gradients_kernel, mild_output_kernel
@@ -37,7 +38,7 @@ NAMESPACE = namespace(__name__)
 LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
 # Channels of a tile at most: of what a chunk writes, of a chunk with mild gates, and with any gates.
 WRITES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 64, 64, 32
-CARRY_SIZE = 1024  # numbers of a state that a program carries through the chunks
+CARRY_SIZE = 1024  # numbers of a state that a program takes through the chunks
 # Left to itself, the assembler gives the gradients of float32 on sm_80 32 registers, and keeps the rest in memory.
 GRADIENT_REGISTERS = 255
 STEP_BLOCK = 32  # of the value channels that a program of a single step has
@@ -108,48 +109,58 @@ def _sizes(k, v, block):
     return {"K": key_size, "D": value_size, "BK": key_block, "BD": value_block, "EVEN": even}
 
 
-def _states(x, y, gx, gy, reset, initial, scale, mild, reverse):
-    """The states before each chunk, and that behind the last one; `reverse` as in [`writes_kernel`]."""
+def _through_chunks(x, y, gx, gy, reset, initial, scale, states, decays, mild, reverse):
+    """Writes the states before each chunk and returns that behind the last one; `reverse` as in [`writes_kernel`]."""
     batch, time, heads, key_size = x.shape
-    value_size, chunks = y.shape[-1], triton.cdiv(time, CHUNK)
-
-    def empty(*shape):
-        return y.new_empty(chunks, batch, heads, *shape, dtype=torch.float32)
-
-    states = empty(key_size, value_size)
+    value_size, chunks = y.shape[-1], len(states)
     final = torch.empty_like(states[0])
-    x_decays = None if gx is None and reset is None else empty(key_size)
-    y_decays = None if gy is None else empty(value_size)
     sizes, flags = _sizes(x, y, WRITES_BLOCK), _flags(gx, gy, reset)
     tiles = triton.cdiv(key_size, sizes["BK"]) * triton.cdiv(value_size, sizes["BD"])
     writes_kernel[batch * heads, chunks, tiles](
-        *(x, y, gx, gy, reset, states, x_decays, y_decays, mild),
+        *(x, y, gx, gy, reset, states, decays, mild),
         *map(strides_of, (x, y, gx, gy)),
         *(scale, time, heads),
         **sizes,
         **flags,
+        C=CHUNK,
         REVERSE=reverse,
         num_warps=4,
     )
+    begins = None
+    if reset is not None:
+        begins = F.pad(reset, (0, chunks * CHUNK - time)).view(batch, chunks, CHUNK).amax(-1)
     columns = min(64, triton.next_power_of_2(value_size))
     rows = CARRY_SIZE // columns
     carry_kernel[batch * heads, triton.cdiv(key_size, rows) * triton.cdiv(value_size, columns)](
-        *(states, initial, final, x_decays, y_decays, chunks),
+        *(states, initial, final, decays, begins),
+        *(chunks, heads),
         K=key_size,
         D=value_size,
         BK=rows,
         BD=columns,
-        HAS_X_DECAYS=x_decays is not None,
-        HAS_Y_DECAYS=y_decays is not None,
+        **flags,
         HAS_INITIAL=initial is not None,
         REVERSE=reverse,
         num_warps=4,
     )
-    return states, final
+    return final
+
+
+def _empty_saved(k, v):
+    """What the backward pass needs: states before chunks, decays of half chunks, which chunks are mild."""
+    batch, time, heads, key_size = k.shape
+    shape, value_size = (-(-time // CHUNK), batch, heads), v.shape[-1]
+    states = v.new_empty(*shape, key_size, value_size, dtype=torch.float32)
+    decays = v.new_empty(*shape, 2, key_size + value_size, dtype=torch.float32)
+    return states, decays, v.new_empty(shape, dtype=torch.int8)
 
 
 def _flags(gk, gv, reset):
-    return {"HAS_GK": gk is not None, "HAS_GV": gv is not None, "HAS_RESET": reset is not None, "C": CHUNK}
+    return {"HAS_GK": gk is not None, "HAS_GV": gv is not None, "HAS_RESET": reset is not None}
+
+
+def _constants(v, gk, gv, reset):
+    return _flags(gk, gv, reset) | {"C": CHUNK, "PRECISION": precision_of(v)}
 
 
 @torch.library.custom_op(f"{NAMESPACE}::forward", mutates_args=())
@@ -163,26 +174,27 @@ def _forward(
     initial_state: torch.Tensor | None,
     reset: torch.Tensor | None,
     scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     batch, time, heads, _ = k.shape
     output = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    mild = v.new_full((triton.cdiv(time, CHUNK), batch, heads), 1, dtype=torch.int8)
-    states, final = _states(k, v, gk, gv, reset, initial_state, 1.0, mild, reverse=False)
-    tensors, strides = (q, k, v, gk, gv, reset, states, mild, output), map(strides_of, (q, k, v, gk, gv))
-    arguments, flags = (*tensors, *strides, scale, time, heads), _flags(gk, gv, reset) | {"PRECISION": precision_of(v)}
-    grid = (batch * heads, triton.cdiv(time, CHUNK))
-    mild_output_kernel[grid](*arguments, **_sizes(k, v, MILD_BLOCK), **flags, num_warps=4, num_stages=1)
+    states, decays, mild = _empty_saved(k, v)
+    mild.fill_(1)
+    if gk is None or gv is None:
+        decays.fill_(1)
+    final = _through_chunks(k, v, gk, gv, reset, initial_state, 1.0, states, decays, mild, reverse=False)
+    strides = map(strides_of, (q, k, v, gk, gv))
+    arguments = (q, k, v, gk, gv, reset, states, mild, output, *strides, scale, time, heads)
+    grid, constants = (batch * heads, len(states)), _constants(v, gk, gv, reset)
+    mild_output_kernel[grid](decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, num_warps=4, num_stages=1)
     if gk is not None or gv is not None:
-        exact_output_kernel[grid](*arguments, **_sizes(k, v, EXACT_BLOCK), **flags, LEVELS=LEVELS, num_warps=4)
-    return output, final, states, mild
+        exact_output_kernel[grid](*arguments, **_sizes(k, v, EXACT_BLOCK), **constants, LEVELS=LEVELS, num_warps=4)
+    return output, final, states, decays, mild
 
 
 @_forward.register_fake
 def _(q, k, v, gk, gv, initial_state, reset, scale):
-    batch, time, heads, key_size = k.shape
-    states = v.new_empty(-(-time // CHUNK), batch, heads, key_size, v.shape[-1], dtype=torch.float32)
-    mild = v.new_empty(states.shape[:3], dtype=torch.int8)
-    return v.new_empty(v.shape), v.new_empty(states.shape[1:], dtype=torch.float32), states, mild
+    saved = _empty_saved(k, v)
+    return v.new_empty(v.shape), torch.empty_like(saved[0][0]), *saved
 
 
 @torch.library.custom_op(f"{NAMESPACE}::backward", mutates_args=())
@@ -194,8 +206,9 @@ def _backward(
     gk: torch.Tensor | None,
     gv: torch.Tensor | None,
     reset: torch.Tensor | None,
-    states: torch.Tensor,
     final: torch.Tensor,
+    states: torch.Tensor,
+    decays: torch.Tensor,
     mild: torch.Tensor,
     d_output: torch.Tensor,
     d_final: torch.Tensor | None,
@@ -204,19 +217,17 @@ def _backward(
     batch, time, heads, _ = k.shape
     if d_final is not None:
         d_final = d_final.contiguous()
-    gradients = _empty_gradients(q, k, v, gk, gv)
-    flows, d_initial = _states(q, d_output, gk, gv, reset, d_final, scale, mild, reverse=True)
+    gradients, flows = _empty_gradients(q, k, v, gk, gv), torch.empty_like(states)
+    d_initial = _through_chunks(q, d_output, gk, gv, reset, d_final, scale, flows, decays, mild, reverse=True)
     tensors = (q, k, v, gk, gv, reset, d_output, states, final, flows, mild, *gradients)
-    strides = map(strides_of, (q, k, v, gk, gv, d_output))
-    arguments, flags = (*tensors, *strides, scale, time, heads), _flags(gk, gv, reset) | {"PRECISION": precision_of(v)}
-    chunks = triton.cdiv(time, CHUNK)
-    options = {"num_warps": 4, "maxnreg": GRADIENT_REGISTERS}
-    mild_gradients_kernel[batch * heads, chunks](
-        *arguments, **_sizes(k, v, MILD_BLOCK), **flags, **options, num_stages=1
+    arguments = (*tensors, *map(strides_of, (q, k, v, gk, gv, d_output)), scale, time, heads)
+    constants, options = _constants(v, gk, gv, reset), {"num_warps": 4, "maxnreg": GRADIENT_REGISTERS}
+    mild_gradients_kernel[batch * heads, len(states)](
+        decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **options, num_stages=1
     )
     if gk is not None or gv is not None:
-        exact_gradients_kernel[2 * batch * heads, chunks](
-            *arguments, **_sizes(k, v, EXACT_BLOCK), **flags, **options, LEVELS=LEVELS
+        exact_gradients_kernel[2 * batch * heads, len(states)](
+            *arguments, **_sizes(k, v, EXACT_BLOCK), **constants, **options, LEVELS=LEVELS
         )
     if reset is not None:
         for d_gate in gradients[3:]:
@@ -226,7 +237,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(q, k, v, gk, gv, reset, states, final, mild, d_output, d_final, scale):
+def _(q, k, v, gk, gv, reset, final, states, decays, mild, d_output, d_final, scale):
     return *_empty_gradients(q, k, v, gk, gv), torch.empty_like(final)
 
 
@@ -243,10 +254,10 @@ def _setup_context(ctx, inputs, output):
 
 
 def _autograd(ctx, d_output, d_final, *_):
-    q, k, v, gk, gv, reset, final, states, mild = ctx.saved_tensors
+    q, k, v, gk, gv, reset, *saved = ctx.saved_tensors
     if d_output is None:
         d_output = torch.zeros_like(v)
-    *gradients, d_initial = _backward(q, k, v, gk, gv, reset, states, final, mild, d_output, d_final, ctx.scale)
+    *gradients, d_initial = _backward(q, k, v, gk, gv, reset, *saved, d_output, d_final, ctx.scale)
     gradients = [None if x is None else dx for x, dx in zip((q, k, v, gk, gv), gradients)]
     return *gradients, d_initial if ctx.has_initial else None, None, None
 

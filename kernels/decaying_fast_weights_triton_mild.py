@@ -21,8 +21,6 @@ fall grows to exp(-sum of half a chunk): a chunk is mild where no half sums to l
 from seqzoo.kernels.decaying_fast_weights_tiles import (
     LOG2_E,
     chunk_start,
-    exp,
-    half_sums,
     load_raw,
     load_state,
     load_tile,
@@ -49,25 +47,24 @@ def _rise_and_fall(gates, C: tl.constexpr):
 
 
 @triton.jit
-def _to_middle(gates, C: tl.constexpr):
-    """Decay of each channel from the start of the chunk to the middle, and from the middle to the end."""
-    first, second = half_sums(gates, C)
-    return exp(first), exp(second)
-
-
-@triton.jit
 def _load_side(
-    x, y, g, x_strides, y_strides, g_strides, tile, steps,
-    C: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
+    x, y, g, decays, x_strides, y_strides, g_strides, tile, steps,
+    C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Of a tile of channels: x and y scaled to the middle; rise and fall; decays from the start and to the end."""
+    """Of a tile of channels: x and y scaled to the middle; rise and fall; decays from the start and to the end.
+
+    The latter are read from `decays`, STRIDE apart.
+    """
     columns = tile * BLOCK + tl.arange(0, BLOCK)
     x_tile = load_tile(x, x_strides, columns, steps, C, SIZE, EVEN)
     y_tile = load_tile(y, y_strides, columns, steps, C, SIZE, EVEN)
     if GATED:
         gates = load_raw(g, g_strides, columns, steps, C, SIZE, EVEN)
         rise, fall = _rise_and_fall(gates, C)
-        start, end = _to_middle(gates, C)
+        inside = columns < SIZE
+        start = tl.load(decays + columns, mask=inside, other=0.0)
+        end = tl.load(decays + STRIDE + columns, mask=inside, other=0.0)
         return x_tile * rise, y_tile * fall, rise, fall, start, end
     else:
         ones = tl.full([BLOCK], 1.0, tl.float32)
@@ -76,6 +73,7 @@ def _load_side(
 
 @triton.jit
 def mild_output_kernel(
+    decays,
     q,
     k,
     v,
@@ -104,13 +102,17 @@ def mild_output_kernel(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Outputs [B, T, H, D] of the chunks that are mild. `states` [chunks, B, H, K, D] enter the chunks."""
+    """Outputs [B, T, H, D] of the chunks that are mild. `states` [chunks, B, H, K, D] enter the chunks.
+
+    `decays` [chunks, B, H, 2, K + D] are those of half chunks.
+    """
     index = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     place = chunk * tl.num_programs(0).to(tl.int64) + index
     if tl.load(mild + place) == 0:
         return
     states += place * (K * D)
+    decays += place * (2 * (K + D))
     batch, head = index // H, index % H
     steps = T - chunk * C
     q = chunk_start(q, q_strides, batch, head, chunk, C)
@@ -126,12 +128,12 @@ def mild_output_kernel(
     values: tl.constexpr = (D + BD - 1) // BD
 
     # Heads of more than one tile load tiles again wherever they are needed.
-    key_operands = (q, k, gk, q_strides, k_strides, gk_strides)
+    key_operands = (q, k, gk, decays, q_strides, k_strides, gk_strides)
     if keys == 1:
-        key_side = _load_side(*key_operands, 0, steps, C, K, BK, HAS_GK, EVEN)
+        key_side = _load_side(*key_operands, 0, steps, C, K, K + D, BK, HAS_GK, EVEN)
     p = tl.zeros([C, C], tl.float32)
     for key in range(keys):
-        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
         qs, ks = key_tiles[0], key_tiles[1]
         p += product(qs, tl.trans(ks), PRECISION)
     visible = tl.arange(0, C)[:, None] >= tl.arange(0, C)[None, :]
@@ -142,12 +144,14 @@ def mild_output_kernel(
     for value in range(values):
         d = value * BD + tl.arange(0, BD)
         # The values alone: there is no second operand on their side.
-        value_tiles = _load_side(v, v, gv, v_strides, v_strides, gv_strides, value, steps, C, D, BD, HAS_GV, EVEN)
+        value_tiles = _load_side(
+            v, v, gv, decays + K, v_strides, v_strides, gv_strides, value, steps, C, D, K + D, BD, HAS_GV, EVEN
+        )
         vs, rise_v, start_v = value_tiles[1], value_tiles[2], value_tiles[4]
         o = product(p, vs, PRECISION)
         for key in range(keys):
             i = key * BK + tl.arange(0, BK)
-            key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+            key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
             qs, start_k = key_tiles[0], key_tiles[4]
             state = load_state(states, i, d, K, D, False, EVEN) * start_k[:, None] * start_v[None, :]
             if HAS_RESET:
@@ -183,6 +187,7 @@ def _store_gate_gradient(
 
 @triton.jit
 def mild_gradients_kernel(
+    decays,
     q,
     k,
     v,
@@ -243,6 +248,7 @@ def mild_gradients_kernel(
     if chunk + 1 < tl.num_programs(1):
         leaving = states + (place + heads) * (K * D)
     states += place * (K * D)
+    decays += place * (2 * (K + D))
     sequence, last = sequences(reset + batch * T, chunk, T, C, True) if HAS_RESET else (tl.zeros([C], tl.int32), 0)
     visible = tl.arange(0, C)[:, None] >= tl.arange(0, C)[None, :]
     if HAS_RESET:
@@ -252,34 +258,36 @@ def mild_gradients_kernel(
     values: tl.constexpr = (D + BD - 1) // BD
 
     # Heads of more than one tile load tiles again wherever they are needed.
-    key_operands = (q, k, gk, q_strides, k_strides, gk_strides)
+    key_operands = (q, k, gk, decays, q_strides, k_strides, gk_strides)
     if keys == 1:
-        key_side = _load_side(*key_operands, 0, steps, C, K, BK, HAS_GK, EVEN)
-    value_operands = (d_output, v, gv, d_output_strides, v_strides, gv_strides)
+        key_side = _load_side(*key_operands, 0, steps, C, K, K + D, BK, HAS_GK, EVEN)
+    value_operands = (d_output, v, gv, decays + K, d_output_strides, v_strides, gv_strides)
     if values == 1:
-        value_side = _load_side(*value_operands, 0, steps, C, D, BD, HAS_GV, EVEN)
+        value_side = _load_side(*value_operands, 0, steps, C, D, K + D, BD, HAS_GV, EVEN)
     p = tl.zeros([C, C], tl.float32)
     for key in range(keys):
-        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
         qs, ks = key_tiles[0], key_tiles[1]
         p += product(qs, tl.trans(ks), PRECISION)
     d_p = tl.zeros([C, C], tl.float32)
     for value in range(values):
-        value_tiles = value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, BD, HAS_GV, EVEN)
+        value_tiles = (
+            value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, K + D, BD, HAS_GV, EVEN)
+        )
         dos, vs = value_tiles[0], value_tiles[1]
         d_p += product(dos * scale, tl.trans(vs), PRECISION)
     p, d_p = tl.where(visible, p, 0.0), tl.where(visible, d_p, 0.0)
 
     for key in range(keys):
         i = key * BK + tl.arange(0, BK)
-        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
         qs, ks, rise_k, fall_k, start_k, end_k = key_tiles
         read, written = tl.zeros([C, BK], tl.float32), tl.zeros([C, BK], tl.float32)
         crossing = tl.zeros([BK], tl.float32)
         for value in range(values):
             d = value * BD + tl.arange(0, BD)
             value_tiles = (
-                value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, BD, HAS_GV, EVEN)
+                value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, K + D, BD, HAS_GV, EVEN)
             )
             dos, vs, start_v, end_v = value_tiles[0], value_tiles[1], value_tiles[4], value_tiles[5]
             state = load_state(states, d, i, D, K, True, EVEN) * start_v[:, None] * start_k[None, :]
@@ -303,7 +311,9 @@ def mild_gradients_kernel(
 
     for value in range(values):
         d = value * BD + tl.arange(0, BD)
-        value_tiles = value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, BD, HAS_GV, EVEN)
+        value_tiles = (
+            value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, K + D, BD, HAS_GV, EVEN)
+        )
         dos, vs, fall_v, start_v, end_v = (
             value_tiles[0],
             value_tiles[1],
@@ -316,7 +326,7 @@ def mild_gradients_kernel(
         crossing = tl.zeros([BD], tl.float32)
         for key in range(keys):
             i = key * BK + tl.arange(0, BK)
-            key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+            key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
             qs, ks, start_k, end_k = key_tiles[0], key_tiles[1], key_tiles[4], key_tiles[5]
             flow = load_state(flows, i, d, K, D, False, EVEN)
             written += product(ks, flow * end_k[:, None] * end_v[None, :], PRECISION)
