@@ -1,12 +1,12 @@
 r"""What the Triton kernels of decaying fast weights share: tiles of a chunk, sums of log gates, products.
 
 A chunk is C steps. A tile has the C steps of some channels, [C, B], and a log gate beside each channel. Sums of log
-gates over steps are products with a matrix of 0, 1 and -1: one TF32 product for gates of half precision, whose digits
-it has, three for float32. All exponents are such sums over the steps
-in question alone: a difference of two running sums would lose digits.
+gates over steps are products with a matrix of 0, 1 and -1: exact for gates of half precision, three TF32 products for
+float32. All exponents are such sums over the steps in question alone: a difference of two running sums would lose
+digits.
 """
 
-from seqzoo.kernels.triton_chunks import tl, triton
+from seqzoo.kernels.triton_chunks import INTERPRETED, tl, triton
 
 
 # exp of less is 0 in float32. Log gates are not taken lower, so that -inf is a number to calculate with.
@@ -79,8 +79,10 @@ def sums(weights, x):
     """Sums over steps of a tile, float32: `weights` [C, C] holds 0, 1 and -1."""
     if x.dtype == tl.float32:
         return tl.dot(weights.to(tl.float32), x, input_precision="tf32x3", out_dtype=tl.float32)
-    else:  # TF32 has all digits of half precision
+    elif INTERPRETED:  # there a product of bfloat16 is one of the integers that hold them
         return tl.dot(weights.to(tl.float32), x.to(tl.float32), input_precision="tf32", out_dtype=tl.float32)
+    else:
+        return tl.dot(weights.to(x.dtype), x, out_dtype=tl.float32)
 
 
 @triton.jit

@@ -21,7 +21,7 @@ except ImportError as error:  # found by whoever asks for implementation='triton
 
 
 CHUNK = 64  # steps; MAX_TRITON_TIME is counted in them
-INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1, which runs kernels on a CPU
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # TRITON_INTERPRET=1, which runs kernels on a CPU
 
 
 @triton.jit
