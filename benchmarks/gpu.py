@@ -2,7 +2,10 @@
 
 bfloat16, batch 8, 12 heads of 64, unless said otherwise. Times are medians of `triton.testing.do_bench`, which empties
 the second-level cache before each call. The floor is what it takes to read inputs and write outputs once, at the
-bandwidth that a copy of 1 GiB reaches in the same run. A peer that is not installed is left out, with the reason.
+bandwidth that a copy of 1 GiB reaches in the same run.
+
+Peers are found by import, and left out with the reason where they are not there: `pip install flash-linear-attention`,
+and a checkout of github.com/jenni-ai/T2FW, the paper's own CUDA kernels, on PYTHONPATH (built when imported).
 """
 
 import inspect
@@ -10,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,7 +57,25 @@ def _inputs(steps: int, batch: int, heads: int, size: int, device: str, dtype: t
     return [q, k, v, gk, gv]
 
 
-# Contenders: (q, k, v, gk, gv) -> output
+# Contenders
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the table.
+
+    Args:
+        load (`Callable`):
+            Imports it and returns the function that is measured.
+        times (`tuple[int, ...]`):
+            The lengths it is measured at.
+        prepare (`Callable`):
+            Makes its arguments of q, k, v, gk, gv, unmeasured.
+    """
+
+    load: Callable[[], Callable]
+    times: tuple[int, ...] = TIMES
+    prepare: Callable[[list[torch.Tensor]], list[torch.Tensor]] = list
 
 
 def _ours(q, k, v, gk, gv):
@@ -91,16 +113,32 @@ def _fla(name: str, both: bool) -> Callable:
     return run
 
 
+def _paper() -> Callable:
+    if find_spec("t2fw") is None:
+        raise ImportError("the paper's kernels are not importable; put a checkout of jenni-ai/T2FW on PYTHONPATH")
+    from t2fw.functional_lfw import LFWFunction
+
+    return lambda *inputs: LFWFunction.apply(*inputs)[0]
+
+
+def _as_the_paper(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Rows of heads in float16 and gates themselves; values first, the state last."""
+    q, k, v, gk, gv = (x.transpose(1, 2).flatten(0, 1).half().contiguous() for x in inputs)
+    state = v.new_zeros(v.shape[0], v.shape[-1], k.shape[-1])
+    return [v, gv.exp(), q, k, gk.exp(), state]
+
+
 ATTENTION = ("attention, flash", "attention, cuDNN")
 CHUNK_GLA, RECURRENT_GLA = "fla, chunk_gla (key side only)", "fla, fused_recurrent_gla"
-# name -> (loads it, the lengths it is measured at)
-CONTENDERS: dict[str, tuple[Callable[[], Callable], tuple[int, ...]]] = {
-    OURS: (lambda: _ours, TIMES),
-    "ours, key side only": (lambda: _key_side, TIMES),
-    ATTENTION[0]: (partial(_attention, "FLASH_ATTENTION"), TIMES),
-    ATTENTION[1]: (partial(_attention, "CUDNN_ATTENTION"), TIMES),
-    CHUNK_GLA: (partial(_fla, "chunk_gla", False), TIMES),
-    RECURRENT_GLA: (partial(_fla, "fused_recurrent_gla", True), SLOW_TIMES),
+PAPER = "the paper's kernels, float16"
+CONTENDERS = {
+    OURS: Contender(lambda: _ours),
+    "ours, key side only": Contender(lambda: _key_side),
+    ATTENTION[0]: Contender(partial(_attention, "FLASH_ATTENTION")),
+    ATTENTION[1]: Contender(partial(_attention, "CUDNN_ATTENTION")),
+    CHUNK_GLA: Contender(partial(_fla, "chunk_gla", False)),
+    RECURRENT_GLA: Contender(partial(_fla, "fused_recurrent_gla", True), SLOW_TIMES),
+    PAPER: Contender(_paper, SLOW_TIMES, _as_the_paper),
 }
 
 
@@ -128,13 +166,14 @@ def _ops(
 ) -> tuple[dict, dict]:
     """name -> time -> `forward`, `forward_backward` (milliseconds), `peak_bytes`; and who was left out."""
     measured, left_out = {}, {}
-    for name, (load, lengths) in CONTENDERS.items():
+    for name, contender in CONTENDERS.items():
         try:
-            function = load()
-            for steps in lengths if times is None else times:
-                inputs = _inputs(steps, *sizes.values(), device, torch.bfloat16)
+            function = contender.load()
+            for steps in contender.times if times is None else times:
+                inputs = contender.prepare(_inputs(steps, *sizes.values(), device, torch.bfloat16))
                 leaves = [x.clone().requires_grad_() for x in inputs]
-                weights = torch.randn_like(inputs[2])
+                with torch.no_grad():
+                    weights = torch.randn_like(function(*inputs))
 
                 def train(function=function, leaves=leaves, weights=weights):
                     used = function(*leaves)
@@ -150,7 +189,7 @@ def _ops(
                 entry["forward_backward"] = measure(train)
                 measured.setdefault(name, {})[str(steps)] = entry
                 say(f"{name}, {steps:,} steps: {entry['forward']:.3f} and {entry['forward_backward']:.3f} ms")
-        except (ImportError, RuntimeError) as error:
+        except (ImportError, OSError, RuntimeError) as error:
             left_out[name] = str(error).splitlines()[0]
             say(f"left out: {name}: {left_out[name]}")
     return measured, left_out
@@ -296,7 +335,7 @@ def _bars(result: dict) -> list[dict]:
             bars.append(bar(f"forward and backward / byte floor, {steps:,} steps", took / floor, "<=", 4))
             limit = 6 if steps == 16_384 else 1
             bars.append(bar(f"best attention / ours, {steps:,} steps", attention[steps] / took, ">=", limit))
-        for name, limit in ((CHUNK_GLA, 3), (RECURRENT_GLA, 10)):
+        for name, limit in ((CHUNK_GLA, 3), (RECURRENT_GLA, 10), (PAPER, 20)):
             if str(steps) in ops.get(name, {}):
                 ratio = ops[name][str(steps)]["forward_backward"] / took
                 bars.append(bar(f"{name} / ours, {steps:,} steps", ratio, ">=", limit))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from seqzoo.benchmarks import gpu
-from seqzoo.benchmarks.gpu import OURS, draw, run, to_markdown
+from seqzoo.benchmarks.gpu import CONTENDERS, OURS, PAPER, draw, run, to_markdown
+from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights
 
 
 def count(function):
@@ -40,6 +41,19 @@ def test_all_parts_are_measured_and_reported(tmp_path):
         assert name in text
     draw(result, tmp_path / "gpu.png")
     assert (tmp_path / "gpu.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_papers_kernels_are_given_what_they_take():
+    q, k, v, gk, gv = inputs = gpu._inputs(5, 2, 3, 8, "cpu", torch.float32)
+    values, value_gates, queries, keys, key_gates, state = CONTENDERS[PAPER].prepare(inputs)
+    outputs = []
+    for t in range(5):  # their rule: states are [values, keys], outputs are not scaled
+        state = state * value_gates[:, t, :, None] * key_gates[:, t, None, :]
+        state = state + values[:, t, :, None] * keys[:, t, None, :]
+        outputs.append((state * queries[:, t, None, :]).sum(-1))
+    output = torch.stack(outputs, 1).unflatten(0, (2, 3)).transpose(1, 2)
+    expected, _ = decaying_fast_weights(q, k, v, gk, gv, scale=1.0)
+    torch.testing.assert_close(output.float(), expected, atol=3e-2, rtol=3e-2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
