@@ -3,6 +3,8 @@
 Three recipes on the same text: the teacher (`gpt2/english`); the teacher trained on with a tenth of the tokens
 (`gpt2/english_continued`); and the student, which is the teacher with its attention swapped, fine-tuned with that
 tenth (`decay_fast_weight_gpt2/english`). Weights are chosen by the validation text, results are of the test text.
+The share is of both teachers, and so is the bar: a rate that is high enough for new gates may set a finished teacher
+back, and beside that one a student looks better than it is.
 
 It stops by itself after `MINUTES`, at a checkpoint; started again it goes on, and what is finished is not done again.
 """
