@@ -14,5 +14,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from seqzoo.trainers.run import execute
 
-    execute(args.recipe, args.overrides, args.dry_run)
-    return 0
+    return execute(args.recipe, args.overrides, args.dry_run)

@@ -36,6 +36,10 @@ class TrainingDiverged(FloatingPointError):
     """The loss or the gradient stopped being a number."""
 
 
+class TrainingStopped(Exception):
+    """The run's time is over, its checkpoint is written: it goes on when it is started again."""
+
+
 class Batches(Protocol):
     """An endless, resumable stream of global batches.
 
@@ -143,7 +147,12 @@ def new_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Op
 
 
 def train(
-    accelerator: Accelerator, model: PreTrainedModel, batches: Batches, objective: Objective, recipe: Recipe
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    batches: Batches,
+    objective: Objective,
+    recipe: Recipe,
+    started: float | None = None,
 ) -> tuple[nn.Module, TrainingState]:
     """Run, or resume, the training that a recipe describes.
 
@@ -156,6 +165,8 @@ def train(
             What to learn from, and what to learn.
         recipe (`Recipe`):
             Its sections `training`, `evaluation` and `tracking` are read.
+        started (`float`, *optional*):
+            When the time of `training.max_minutes` began, by `time.monotonic()`; now without it.
 
     Returns:
         `(model, state)`: the prepared model with its final weights (the best ones with `training.keep_best`), and the
@@ -163,10 +174,12 @@ def train(
 
     Raises:
         `TrainingDiverged`: the loss or the gradient is not finite; nothing was updated with it.
+        `TrainingStopped`: `training.max_minutes` are over.
         `WriteError`: a checkpoint could not be written.
         `CheckpointError`: the newest checkpoint could not be read.
     """
     training = recipe.training
+    deadline = (time.monotonic() if started is None else started) + 60 * (training.max_minutes or math.inf)
     optimizer = new_optimizer(model, training)
     schedule = get_scheduler(
         "constant_with_warmup" if training.schedule == "constant" else training.schedule,
@@ -229,10 +242,19 @@ def train(
         if recipe.evaluation.every and (last or state.step % recipe.evaluation.every == 0):
             improved = _evaluate(accelerator, model, objective, state)
         due = training.checkpoint_every and state.step % training.checkpoint_every == 0
+        stop = training.max_minutes and not last and _is_over(accelerator, deadline)
         # The best weights are those of a checkpoint like any other, so a kill cannot part them from their loss.
-        if due or (training.keep_best and improved):
+        if due or stop or (training.keep_best and improved):
             state.batches = batches.state_dict()
             checkpoints.save(state.step, asdict(state), state.best_step if training.keep_best else None)
+        if stop:
+            bar.close()
+            again = "" if training.resume else " with training.resume=true"
+            raise TrainingStopped(
+                f"{recipe.name} stopped after step {state.step} of {training.steps}, its training.max_minutes "
+                f"({training.max_minutes:.3g}) being over; the same command{again} goes on from "
+                f"{checkpoints.path(state.step)}"
+            )
     bar.close()
     if training.keep_best and state.best_step != state.step:
         checkpoints.load(state.best_step)
@@ -244,6 +266,13 @@ def note(accelerator: Accelerator, text: str) -> None:
     """One line to stderr, once, above a progress bar that may be running."""
     if accelerator.is_main_process:
         tqdm.write(text, file=sys.stderr)
+
+
+def _is_over(accelerator: Accelerator, deadline: float) -> bool:
+    """Whether the deadline is over for any process: their clocks differ, but all have to stop after the same step."""
+    if time.monotonic() > deadline:
+        accelerator.set_trigger()
+    return accelerator.check_trigger()
 
 
 def _gradient(

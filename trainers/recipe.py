@@ -124,6 +124,10 @@ class TrainingSection:
             The newest ones that stay; the best one always does.
         keep_best (`bool`, defaults to false):
             End with the weights of the lowest validation loss instead of the last ones.
+        max_minutes (`float`, *optional*):
+            For machines that are lent for a limited time: so long after it began to read the data, the run writes a
+            checkpoint after the step that it is at, and ends unfinished, with exit code 75. The same command with
+            `resume` goes on. Leave room for one step, that checkpoint and the last evaluation.
         resume (`bool`, defaults to false):
             Go on from the newest checkpoint in `output_dir`, or start where there is none.
         overwrite (`bool`, defaults to false):
@@ -155,6 +159,7 @@ class TrainingSection:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     keep_best: bool = False
+    max_minutes: float | None = None
     resume: bool = False
     overwrite: bool = False
 

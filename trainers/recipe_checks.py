@@ -13,7 +13,7 @@ _POSITIVE = {
     "data": ("num_proc", "shuffle_buffer", "sequence_length"),
     "training": (
         *("steps", "batch_size", "gradient_accumulation_steps", "lr", "max_grad_norm", "checkpoint_every"),
-        *("distill_temperature", "lora_rank", "lora_alpha", "residual_lr"),
+        *("distill_temperature", "lora_rank", "lora_alpha", "residual_lr", "max_minutes"),
     ),
     "evaluation": ("every", "max_tokens", "batch_size"),
     "tracking": ("log_every",),

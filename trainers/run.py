@@ -16,6 +16,7 @@ import json
 import math
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -40,17 +41,19 @@ from seqzoo.trainers.loop import (
     Objective,
     TrainingDiverged,
     TrainingState,
+    TrainingStopped,
     new_accelerator,
     note,
     train,
 )
-from seqzoo.trainers.recipe import Recipe, load_recipe
+from seqzoo.trainers.recipe import Recipe, RecipeError, load_recipe
 from seqzoo.trainers.recipe_model import check_sources, trained_parameters
-from seqzoo.trainers.run_folder import check_run_folder, locked, open_run_folder
+from seqzoo.trainers.run_folder import RECIPE_FILE, changed_keys, check_run_folder, locked, open_run_folder
 from seqzoo.trainers.tracking import finish_tracker, installed_tracker, start_tracker
 from seqzoo.trainers.transfer.lora import merge_lora
 
 
+UNFINISHED_CODE = 75  # EX_TEMPFAIL of sysexits.h: no mistake, start it again
 _LIBRARIES = ("seqzoo", "torch", "transformers", "accelerate", "datasets")
 
 
@@ -106,10 +109,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
         `FileExistsError`: the folder holds something, and neither `training.resume` nor `training.overwrite` is set;
             or another process is training in it.
         `FileNotFoundError`: the model to start from, or a tokenizer, is not there.
-        `TrainingDiverged`, `WriteError`, `CheckpointError`: see [`seqzoo.trainers.loop.train`].
+        `TrainingDiverged`, `TrainingStopped`, `WriteError`, `CheckpointError`: see [`seqzoo.trainers.loop.train`].
         `PushError`: `hub.repo_id` is set and the push failed; the finished model is in the folder nevertheless.
         And what `prepare` of the task raises.
     """
+    started = time.monotonic()
     tracker = installed_tracker(recipe)
     folder = Path(recipe.training.output_dir)
     accelerator = new_accelerator(recipe.training, log_with=tracker, project_dir=str(folder))
@@ -138,7 +142,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
         start_tracker(accelerator, recipe)
 
     with locked(folder) if accelerator.is_main_process else nullcontext():
-        model, state = train(accelerator, model, prepared.batches, prepared.objective, recipe)
+        try:
+            model, state = train(accelerator, model, prepared.batches, prepared.objective, recipe, started)
+        except TrainingStopped:
+            finish_tracker(accelerator)
+            raise
     if recipe.training.lora_rank:
         merge_lora(accelerator.unwrap_model(model))
     evaluation = prepared.evaluate(model)
@@ -162,6 +170,27 @@ def run(recipe: Recipe) -> dict[str, Any]:
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         note(accelerator, f"{recipe.name}: pushed to {recipe.hub.repo_id}")
     return metrics
+
+
+def run_to_the_end(recipe: Recipe) -> dict[str, Any]:
+    """[`run`] for what is started again and again: a run that was begun goes on, a finished one is not done again.
+
+    Raises:
+        `RecipeError`: a finished or begun run in `training.output_dir` is that of another recipe.
+        And what [`run`] raises.
+    """
+    folder = Path(recipe.training.output_dir)
+    finished = folder / "metrics.json"
+    if not finished.is_file():
+        recipe.training.resume = True
+        return run(recipe)
+    changed = changed_keys(load_recipe(folder / RECIPE_FILE), recipe)
+    if changed:
+        raise RecipeError(
+            f"the run in {folder} is finished, but with another {', '.join(changed)}; remove it to do it again, or "
+            "choose another folder for the results"
+        )
+    return json.loads(finished.read_text(encoding="utf-8"))
 
 
 def _metrics(
@@ -229,17 +258,28 @@ def _push(folder: Path, recipe: Recipe) -> None:
             ) from error
 
 
-def execute(recipe: str, overrides: Sequence[str], dry_run_only: bool) -> None:
-    """What the command lines do: train by a recipe and print the evaluation, or try the recipe out and print that."""
+def execute(recipe: str, overrides: Sequence[str], dry_run_only: bool) -> int:
+    """What the command lines do: train by a recipe and print the evaluation, or try the recipe out and print that.
+
+    Returns:
+        The exit code.
+    """
     checked = load_recipe(recipe, overrides)
     if dry_run_only:
         summary = {"recipe": checked.name} | task_module(checked).dry_run(checked)
         print("\n".join(f"{key}: {value}" for key, value in summary.items()))
-        return
-    metrics = run(checked)
-    if PartialState().is_main_process:
-        print(json.dumps(metrics["evaluation"], indent=2))
+        return 0
+    code = 0
+    try:
+        metrics = run(checked)
+        if PartialState().is_main_process:
+            print(json.dumps(metrics["evaluation"], indent=2))
+    except TrainingStopped as stopped:
+        code = UNFINISHED_CODE
+        if PartialState().is_main_process:
+            print(stopped, file=sys.stderr)
     PartialState().destroy_process_group()
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -250,12 +290,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="build and try the model without weights or data")
     args = parser.parse_intermixed_args(argv)
     try:
-        execute(args.recipe, args.overrides, args.dry_run)
+        return execute(args.recipe, args.overrides, args.dry_run)
     except (OSError, ValueError, ImportError, TrainingDiverged) as error:
         # Each of these says what to do; a traceback would only hide it.
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

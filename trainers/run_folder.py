@@ -29,6 +29,7 @@ _FREE_KEYS = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.keep_best",
+    "training.max_minutes",
     "training.resume",
     "training.overwrite",
 )
@@ -75,7 +76,8 @@ def open_run_folder(folder: Path, recipe: Recipe) -> None:
             for name in ("metrics.json", "model.safetensors"):
                 (folder / name).unlink(missing_ok=True)
     sections = recipe.as_dict()
-    sections["training"] |= {"resume": False, "overwrite": False}  # said of one life, not of the run
+    # Said of one life, not of the run.
+    sections["training"] |= {"max_minutes": None, "resume": False, "overwrite": False}
     write_text(folder / RECIPE_FILE, yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
 
 

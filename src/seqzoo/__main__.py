@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. Returns its exit code: 0 done, 1 a named error (one line on stderr), 2 wrong usage."""
+    """Runs one command. Returns its exit code: 0 done, 1 a named error (one line on stderr), 2 wrong usage, 75 not
+    finished but to be started again (`training.max_minutes`).
+    """
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     # argparse gives up on positional arguments that come after an option.

@@ -1,11 +1,16 @@
 """The trainer's command as `accelerate launch` starts it in tests: `launched.py RECIPE [section.key=value ...]`.
 
 KILL_AT_BATCH   the first process kills its launcher, the other processes and itself when it asks for this batch
+OVER_AT_BATCH   the time of training.max_minutes is over, for the second process alone, when it asks for this batch
 FSDP_ON_CPU     Accelerate, which leaves FSDP out on CPUs, is made to shard there with all else its own
 """
 
+import math
 import os
 import sys
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import psutil
 from accelerate import accelerator
@@ -14,25 +19,34 @@ from torch.distributed.fsdp import FSDPModule
 
 from seqzoo.data.text_packing import PackedBatches
 from seqzoo.data.text_stream import PackedStream
+from seqzoo.trainers import loop
 from seqzoo.trainers.run import main
 
 
-def kill_at(batch: int) -> None:
-    def killing(function):
+def at_batch(batch: int, rank: str, act: Callable[[], None]) -> None:
+    def acting(function):
         def counting(self):
             nonlocal batch
             batch -= 1
-            if batch == 0 and os.environ["RANK"] == "0":
-                launcher = psutil.Process(os.getppid())
-                others = [child for child in launcher.children(recursive=True) if child.pid != os.getpid()]
-                for process in (launcher, *others, psutil.Process()):
-                    process.kill()
+            if batch == 0 and os.environ["RANK"] == rank:
+                act()
             return function(self)
 
         return counting
 
     for batches in (PackedBatches, PackedStream):
-        batches.__next__ = killing(batches.__next__)
+        batches.__next__ = acting(batches.__next__)
+
+
+def kill_all() -> None:
+    launcher = psutil.Process(os.getppid())
+    others = [child for child in launcher.children(recursive=True) if child.pid != os.getpid()]
+    for process in (launcher, *others, psutil.Process()):
+        process.kill()
+
+
+def let_time_pass() -> None:
+    loop.time = SimpleNamespace(monotonic=lambda: math.inf, perf_counter=time.perf_counter)
 
 
 def let_fsdp_in() -> None:
@@ -61,7 +75,9 @@ def let_fsdp_in() -> None:
 
 if __name__ == "__main__":
     if "KILL_AT_BATCH" in os.environ:
-        kill_at(int(os.environ["KILL_AT_BATCH"]))
+        at_batch(int(os.environ["KILL_AT_BATCH"]), "0", kill_all)
+    if "OVER_AT_BATCH" in os.environ:
+        at_batch(int(os.environ["OVER_AT_BATCH"]), "1", let_time_pass)
     if "FSDP_ON_CPU" in os.environ:
         let_fsdp_in()
     sys.exit(main(sys.argv[1:]))

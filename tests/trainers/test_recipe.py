@@ -65,6 +65,7 @@ def test_the_given_mapping_is_left_alone():
         ("training.gradient_accumulation_steps=3", ["gradient_accumulation_steps 3", "multiple"]),
         ("training.keep_checkpoints=0", ["training.keep_checkpoints"]),
         ("training.checkpoint_every=0", ["training.checkpoint_every"]),
+        ("training.max_minutes=0", ["training.max_minutes", "greater than 0"]),
         ("training.keep_best=true", ["evaluation.every"]),
         ("data.validation_fraction=1.0", ["data.validation_fraction"]),
         ("data.shuffle_buffer=0", ["data.shuffle_buffer"]),

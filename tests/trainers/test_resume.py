@@ -11,7 +11,7 @@ import yaml
 
 from seqzoo.data.text_packing import PackedBatches
 from seqzoo.trainers.recipe import load_recipe
-from seqzoo.trainers.run import run
+from seqzoo.trainers.run import main, run
 
 
 # The trainer's own command, but the process kills itself at a given call: no step of it can clean up.
@@ -110,6 +110,28 @@ def assert_equal_runs(resumed, unbroken, tmp_path):
         assert resumed[key] == unbroken[key], key
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "unbroken")]
     assert weights[0] == weights[1]
+
+
+def test_a_run_whose_time_is_over_goes_on(sections, tmp_path, capsys):
+    sections["training"] |= {"steps": 12, "checkpoint_every": 5}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(sections))
+    unbroken = run(load_recipe(file, [f"training.output_dir={tmp_path / 'unbroken'}"]))
+    command = [str(file), "training.resume=true"]
+    assert main([str(file), "training.max_minutes=1e-9"]) == 75
+    stopped = capsys.readouterr()
+    assert stopped.out == ""
+    message = stopped.err.splitlines()[-1]
+    assert "stopped after step 1 of 12" in message
+    assert "the same command with training.resume=true goes on from" in message
+    assert message.endswith(str(tmp_path / "run" / "checkpoints" / "step_00000001"))
+    for step in range(2, 9):
+        assert main([*command, "training.max_minutes=1e-9"]) == 75
+        assert f"stopped after step {step} of 12" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").training.max_minutes is None
+    assert main([*command, "training.max_minutes=60"]) == 0
+    assert_equal_runs(json.loads((tmp_path / "run" / "metrics.json").read_text()), unbroken, tmp_path)
 
 
 def test_two_runs_do_not_share_a_folder(sections, tmp_path):

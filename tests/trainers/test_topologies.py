@@ -119,6 +119,21 @@ def test_two_processes_killed_in_the_second_epoch(sections, tmp_path, streaming)
 
 
 @pytest.mark.slow
+def test_two_processes_stop_together_when_the_time_of_one_is_over(sections, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(sections))
+    launch("two_cpu_processes", file, f"training.output_dir={tmp_path / 'unbroken'}")
+    arguments = ["--num_processes", "2", "--main_process_port", "0", LAUNCHED, file, "training.max_minutes=60"]
+    process = start("two_cpu_processes", *arguments, OVER_AT_BATCH="5")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert errors.count("stopped after step 5 of 12") == 1
+    assert "exitcode  : 75" in errors
+    launch("two_cpu_processes", file, "training.resume=true", "training.max_minutes=60")
+    assert metrics(tmp_path / "run")["history"] == metrics(tmp_path / "unbroken")["history"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["gpt2", "decay_fast_weight_gpt2"])
 def test_fsdp2(sections, tmp_path, model_type):
     """Sharded over two processes: the losses of one, exact resume after SIGKILL, and a whole model at the end."""

@@ -24,9 +24,8 @@ from seqzoo.trainers.nes.composition import baselines, notes_of
 from seqzoo.trainers.nes.drawing import draw_totals
 from seqzoo.trainers.nes.performance import performance_baselines
 from seqzoo.trainers.nes.songs import load_songs
-from seqzoo.trainers.recipe import Recipe, RecipeError, load_recipe
-from seqzoo.trainers.run import run, without_nan
-from seqzoo.trainers.run_folder import RECIPE_FILE, changed_keys
+from seqzoo.trainers.recipe import load_recipe
+from seqzoo.trainers.run import run_to_the_end, without_nan
 
 
 HELD_OUT = ("validation", "test")
@@ -133,7 +132,7 @@ def run_benchmark(
 
     Raises:
         `RecipeError`: a finished or begun run in `out` was made with other songs, steps or sizes.
-        And what [`seqzoo.trainers.run.run`] and [`load_songs`] raise.
+        And what [`seqzoo.trainers.run.run_to_the_end`] and [`load_songs`] raise.
     """
     songs = load_songs(source, "train", *HELD_OUT)
     result = {
@@ -163,25 +162,11 @@ def run_benchmark(
 
 
 def _trained(name: str, source: str, runs: Path, overrides: Iterable[str]) -> dict[str, Any]:
-    """Metrics of the run of a recipe, which is begun, gone on with, or done already."""
-    folder = runs / name.replace("/", "_")
+    """Metrics of the run of a recipe."""
     recipe = load_recipe(name, [f"data.source={json.dumps(source)}", *overrides])
-    recipe.training.output_dir, recipe.training.resume = str(folder), True
+    recipe.training.output_dir = str(runs / name.replace("/", "_"))
     recipe.training.checkpoint_every = math.ceil(recipe.training.steps / CHECKPOINTS)
-    finished = folder / "metrics.json"
-    if not finished.is_file():
-        return run(recipe)
-    _refuse_another(recipe, folder)
-    return json.loads(finished.read_text(encoding="utf-8"))
-
-
-def _refuse_another(recipe: Recipe, folder: Path) -> None:
-    changed = changed_keys(load_recipe(folder / RECIPE_FILE), recipe)
-    if changed:
-        raise RecipeError(
-            f"the run in {folder} is finished, but with another {', '.join(changed)}; remove it to do it again, or "
-            "choose another folder for the results"
-        )
+    return run_to_the_end(recipe)
 
 
 def to_markdown(result: dict[str, Any]) -> str:

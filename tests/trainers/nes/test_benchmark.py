@@ -110,7 +110,7 @@ def test_the_benchmark_fills_its_tables_once(songs, tmp_path, monkeypatch):
     assert f"| 4 steps | {rows['LSTM quartet']['parameters']:,} | " in table
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
-    monkeypatch.setattr(benchmark, "run", None)  # nothing is left to be trained
+    monkeypatch.setattr("seqzoo.trainers.run.run", None)  # nothing is left to be trained
     again = run_benchmark(str(songs), out, tasks=tasks, overrides=SMALL)
     assert again["tasks"] == result["tasks"]
     with pytest.raises(ValueError, match=r"nes_score_soloists is finished, but with another training\.steps; remove"):
