@@ -44,7 +44,7 @@ from seqzoo.trainers.loop import (
     note,
     train,
 )
-from seqzoo.trainers.recipe import Recipe, load_recipe
+from seqzoo.trainers.recipe import Recipe, RecipeError, load_recipe
 from seqzoo.trainers.recipe_model import check_sources, trained_parameters
 from seqzoo.trainers.run_folder import check_run_folder, locked, open_run_folder
 from seqzoo.trainers.tracking import finish_tracker, installed_tracker, start_tracker
@@ -120,6 +120,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
     prepared = task_module(recipe).prepare(accelerator, recipe)
     model = prepared.model
     if recipe.training.gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise RecipeError(
+                f"training.gradient_checkpointing: a {model.config.model_type} of this config has no layers that "
+                "could be computed again exactly; remove it"
+            )
         model.gradient_checkpointing_enable()
     trained = trained_parameters(model)
     topology = (
