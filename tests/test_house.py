@@ -139,6 +139,6 @@ def test_a_wheel_from_an_sdist_has_every_file(tmp_path):
             if path.suffix in (".py", ".yaml", ".html") or (room == "hub_cards" and path.suffix == ".md"):
                 if not (room == "configs" and path.suffix == ".md"):
                     assert f"seqzoo/{path.relative_to(ROOT)}" in names
-    for name in ("rezero_claims.json", "rezero_claims.png", "rezero_claims_alpha.png"):
+    for name in ("rezero_claims.json", "rezero_claims_lm.png", "rezero_claims_resnet_alpha.png"):
         assert f"seqzoo/benchmarks/results/{name}" in names
     assert seqzoo.__version__ in wheel.name
