@@ -25,6 +25,8 @@ from seqzoo.trainers.checkpointing import write_text
 
 
 FOLDER = Path("runs/rezero_claims")
+# How the names of claims begin whose figures are in `hub_cards`, each kind on the cards of its own models.
+ON_CARDS = ("resnet", "lm")
 # Both wider by their last rate than they were at first, because ReZero's best rates lay at the edge.
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SGD_RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -346,10 +348,17 @@ def to_markdown(result: Mapping[str, Any], figure: str = "results/rezero_claims.
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Loss curves to `path`, alpha by layer during training beside it."""
-    draw_loss_curves({name: claim["curves"] for name, claim in result["claims"].items()}, path)
-    weights = {name: claim["residual_weights"] for name, claim in result["claims"].items()}
-    draw_residual_weights(weights, _alpha_figure(path))
+    """Loss curves to `path`, alpha by layer during training beside it; and both for each of `ON_CARDS` by itself."""
+    _draw(result["claims"], path)
+    for kind in ON_CARDS:
+        claims = {name: claim for name, claim in result["claims"].items() if name.startswith(kind)}
+        if claims:
+            _draw(claims, path.with_stem(f"{path.stem}_{kind}"))
+
+
+def _draw(claims: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    draw_loss_curves({name: claim["curves"] for name, claim in claims.items()}, path)
+    draw_residual_weights({name: claim["residual_weights"] for name, claim in claims.items()}, _alpha_figure(path))
 
 
 def _alpha_figure(figure: Path) -> Path:
@@ -369,5 +378,5 @@ def write_report(folder: Path, claims: Mapping[str, Claim]) -> str:
     text = to_markdown(result, "claims.png")
     write_text(folder / "claims.json", json.dumps(result) + "\n")
     write_text(folder / "claims.md", text + "\n")
-    draw(result, folder / "claims.png")
+    _draw(result["claims"], folder / "claims.png")
     return text

@@ -95,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "benchmark",
         help="the tasks of NES-MDB: baselines, and models trained by their recipes",
         description="Train and measure the models of the tasks of NES-MDB, beside baselines. Writes benchmark.json, "
-        "benchmark.md and benchmark.png. Stopped, it goes on where it was; finished runs are not done again.",
+        "benchmark.md and benchmark.png. Stopped, it goes on where it was; finished runs are not done again, and "
+        "tasks that are not chosen stay as they were measured.",
     )
     benchmark.add_argument(
         "source", metavar="SONGS", help="a folder with train, valid and test, a published archive, or a copy of one"

@@ -1,18 +1,20 @@
 """Publishing: an exported repository goes to the Hub, in one commit, after a look at what is in it."""
 
+import bz2
 import gzip
 import json
+import lzma
 import pickletools
 import re
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from mmap import ACCESS_READ, mmap
+from contextlib import contextmanager
 from os import devnull
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, is_offline_mode, metadata_load
@@ -34,7 +36,10 @@ KEPT_BACK = ("checkpoints", "logs", "__pycache__")
 
 # Instructions by which a pickle calls what it imported.
 CALLS = ("REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD")
-GZIP = b"\x1f\x8b"
+# How files begin that are compressed, and what reads them.
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+LEVELS = 4  # of archives within one another; a compressed tar is two
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 # Where from_pretrained looks for weights, in one file or in shards.
@@ -212,45 +217,68 @@ def _check_weights(folder: Path, files: dict[str, Path]) -> None:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is or holds a pickle, whatever its name: raw, gzipped, in a zip (torch.save), or as NumPy
-    objects. Other containers (tar, a zip in a zip) are not looked into.
+    """Whether a file is or holds a pickle, whatever its name: raw, as NumPy objects, or in what is compressed (gzip,
+    bzip2, xz) or archived (zip, as of torch.save; tar), also within one another.
 
     Raises:
-        `ValueError`: a zip that cannot be read.
+        `ValueError`: an archive that is damaged, locked, or more than `LEVELS` within one another.
     """
-    if path.stat().st_size == 0:
-        return False
-    if zipfile.is_zipfile(path):
+    with path.open("rb") as file:
         try:
-            return _zip_holds_pickle(path)
-        except (zipfile.BadZipFile, RuntimeError) as error:  # damaged, or locked by a password
-            raise ValueError(f"{path} is a zip that cannot be looked into ({error}): remove it") from error
-    # Mapped, so that a length that only looks like one cannot ask for more memory than the file has.
-    with path.open("rb") as file, closing(mmap(file.fileno(), 0, access=ACCESS_READ)) as content:
-        if content[:2] != GZIP:
-            return _reads_as_pickle(content)
-    try:
-        with gzip.open(path) as content:
-            return _reads_as_pickle(content)
-    except (OSError, EOFError, zlib.error):
-        return False
+            return _holds_pickle(file)
+        except (*_DAMAGED, RuntimeError) as error:  # RuntimeError: locked by a password, or too deep
+            raise ValueError(f"{path} is an archive that cannot be looked into ({error}): remove it") from error
 
 
-def _zip_holds_pickle(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            with archive.open(name) as member:
-                if name.lower().endswith(PICKLE_SUFFIXES) or _reads_as_pickle(member):
-                    return True
+def _holds_pickle(file: IO[bytes], levels: int = LEVELS) -> bool:
+    file.seek(257)
+    is_tar = file.read(5) == b"ustar"  # it begins with the name of a file, which may read as an instruction
+    if not is_tar and _reads_as_pickle(file):
+        return True
+    for name, member in _members(file):
+        if levels == 0:
+            raise RuntimeError(f"more than {LEVELS} archives within one another")
+        if name.lower().endswith(PICKLE_SUFFIXES) or _holds_pickle(member, levels - 1):
+            return True
     return False
 
 
-def _reads_as_pickle(file: Any) -> bool:
+def _members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Names and contents of the files in an archive; what is compressed is one without a name."""
+    file.seek(0)
+    head = file.read(6)
+    for start, decompressed in COMPRESSED.items():
+        if head.startswith(start):
+            file.seek(0)
+            with decompressed(file) as content:
+                try:
+                    content.read(1)
+                except (OSError, zlib.error, lzma.LZMAError):  # it only begins like one
+                    continue
+                yield "", content
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    yield name, member
+    file.seek(0)
+    try:
+        archive = tarfile.open(fileobj=file, mode="r:")
+    except tarfile.ReadError:
+        return
+    with archive:
+        for member in archive:
+            if member.isfile():
+                yield member.name, archive.extractfile(member)
+
+
+def _reads_as_pickle(file: IO[bytes]) -> bool:
     """Follows the instructions of a pickle, stack included, without executing one.
 
     Where that fails, one that would have called something by then is a pickle all the same: loading runs it before it
     finds anything wrong.
     """
+    file.seek(0)
     head = file.read(12)
     if head.startswith(b"\x93NUMPY"):
         size = int.from_bytes(head[8:10] if head[6] == 1 else head[8:12], "little")
@@ -263,7 +291,7 @@ def _reads_as_pickle(file: Any) -> bool:
             imported |= opcode.name in ("GLOBAL", "STACK_GLOBAL")
             if (imported and opcode.name in CALLS) or (marked and opcode.name == "INST"):
                 return True
-    except (ValueError, IndexError, OverflowError, struct.error):
+    except (ValueError, IndexError, OverflowError, MemoryError, struct.error):  # lengths that only look like some
         return False
     file.seek(0)
     try:

@@ -1,6 +1,7 @@
 """The house itself: packaging, imports, registration, links."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,8 +64,19 @@ def test_importing_seqzoo_imports_nothing_heavy():
 def test_classes_are_there_by_name():
     assert seqzoo.DecayFastWeightGPT2Config.model_type == "decay_fast_weight_gpt2"
     assert seqzoo.DecayFastWeightGPT2LMHeadModel.__name__ == "DecayFastWeightGPT2LMHeadModel"
+    for name in seqzoo.OTHER_NAMES:
+        assert getattr(seqzoo, name).__name__ == name
+    assert {"ReZeroResNetConfig", "NESScoreModel", "DecayFastWeightCache", "rezero", "register"} <= set(dir(seqzoo))
     with pytest.raises(AttributeError, match="no attribute 'GPT5'"):
         _ = seqzoo.GPT5
+
+
+def test_the_readme_imports_what_is_there():
+    """Names that the README imports from the project, each line by itself."""
+    lines = re.findall(r"^from seqzoo\S* import .*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(lines) > 5
+    for line in lines:
+        exec(line, {})
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,6 @@ def test_a_wheel_from_an_sdist_has_every_file(tmp_path):
             if path.suffix in (".py", ".yaml", ".html") or (room == "hub_cards" and path.suffix == ".md"):
                 if not (room == "configs" and path.suffix == ".md"):
                     assert f"seqzoo/{path.relative_to(ROOT)}" in names
-    for name in ("rezero_claims.json", "rezero_claims.png", "rezero_claims_alpha.png"):
+    for name in ("rezero_claims.json", "rezero_claims_lm.png", "rezero_claims_resnet_alpha.png"):
         assert f"seqzoo/benchmarks/results/{name}" in names
     assert seqzoo.__version__ in wheel.name

@@ -173,7 +173,7 @@ def test_generation_goes_on_from_a_returned_cache(row, model):
     assert torch.equal(second.sequences, model.generate(longer, attention_mask=mask, **options).sequences)
 
 
-@pytest.mark.parametrize("draft", ["assistant", "prompt lookup"])
+@pytest.mark.parametrize("draft", ["assistant", "prompt lookup", "early exit"])
 def test_assisted_generation_equals_greedy(row, model, draft):
     ids = row.inputs(batch=1, time=9).repeat(1, 2)  # something to look up
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 30, "min_new_tokens": 30, "do_sample": False}
@@ -184,6 +184,9 @@ def test_assisted_generation_equals_greedy(row, model, draft):
             for parameter in assistant.parameters():
                 parameter.mul_(1 + 0.05 * torch.randn_like(parameter))
         assisted = model.generate(ids, assistant_model=assistant, **options)
+    elif draft == "early exit":  # its own first layer drafts
+        assisted = model.generate(ids, assistant_early_exit=1, **options)
+        assert torch.equal(model.generate(ids, **options), greedy)
     else:
         assisted = model.generate(ids, prompt_lookup_num_tokens=4, **options)
     assert torch.equal(assisted, greedy)

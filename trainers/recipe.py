@@ -115,7 +115,8 @@ class TrainingSection:
         mixed_precision (`no`, `bf16` or `fp16`, *optional*):
             Null leaves it to `accelerate launch`.
         gradient_checkpointing (`bool`, defaults to false):
-            Recompute activations in the backward pass.
+            Recompute activations in the backward pass. Transformers can; LSTMs, and networks with batch normalisation
+            (ResNets), which would count every batch twice, cannot.
         seed (`int`, defaults to 0):
             Weights, dropout and the order of the sequences.
         checkpoint_every (`int`, *optional*):

@@ -124,6 +124,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
     prepared = task_module(recipe).prepare(accelerator, recipe)
     model = prepared.model
     if recipe.training.gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise RecipeError(
+                f"training.gradient_checkpointing: a {model.config.model_type} of this config has no layers that "
+                "could be computed again exactly; remove it"
+            )
         model.gradient_checkpointing_enable()
     trained = trained_parameters(model)
     topology = (

@@ -62,10 +62,18 @@ __all__ = [
     "write_song",
 ]
 
+_LATER = {
+    "Rendering": "rendering",
+    "composer_disjoint_split": "composer_split",
+    "draw_piano_roll": "drawing",
+    "load_nesmdb": "dataset",
+    "write_audio": "audio_file",
+    "write_page": "drawing",
+}
+
 
 def __getattr__(name: str):
-    """What needs `datasets`, whose import takes longer than to convert a song."""
-    modules = {"load_nesmdb": "dataset", "composer_disjoint_split": "composer_split"}
-    if name in modules:
-        return getattr(import_module(f"{__name__}.{modules[name]}"), name)
+    """What not every conversion needs; the import of `datasets` alone takes longer than to convert a song."""
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

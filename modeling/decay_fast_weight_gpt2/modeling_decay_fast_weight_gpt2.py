@@ -9,6 +9,7 @@ goes through its `c_proj`, so all weights but gates and learned feature maps can
 
 import copy
 import math
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -256,7 +257,8 @@ class DecayFastWeightGPT2Model(DecayFastWeightGPT2PreTrainedModel):
         between = {"past_key_values": past_key_values, "padding": padding, "reset": reset}
         if self.config.softmax_layers:
             between["attention_mask"] = self._softmax_mask(inputs_embeds, attention_mask, past_key_values, reset)
-        for block in self.h:
+        # Fewer than there are while `generate` drafts by `assistant_early_exit`. A slice would be a new module a step.
+        for block in islice(self.h, self.config.n_layer):
             hidden_states = block(hidden_states, **between)
         hidden_states = self.ln_f(hidden_states)
         return BaseModelOutputWithPast(

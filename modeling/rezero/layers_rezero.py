@@ -45,7 +45,7 @@ class _ReZeroLayer(nn.Module):
         dim_feedforward: int = 2048,
         dropout: float = 0.1,
         activation: str | Callable[[Tensor], Tensor] = "relu",
-        *,
+        *unnamed: Any,
         batch_first: bool = False,
         bias: bool = True,
         device: torch.device | str | None = None,
@@ -53,6 +53,11 @@ class _ReZeroLayer(nn.Module):
         **unknown: Any,
     ):
         # Python would name this class, which is not the one that was called.
+        if unnamed:
+            raise TypeError(
+                f"{type(self).__name__} takes d_model to activation by position, but {len(unnamed)} more were given: "
+                "name them, as in batch_first=True"
+            )
         if unknown:
             name = next(iter(unknown))
             why = ": ReZero layers have no norms, leave it out" if name in NORM_SETTINGS else ""
@@ -175,7 +180,8 @@ class RZTXEncoderLayer(_ReZeroLayer):
             Of the parameters; alpha is float32 at least.
 
     Raises:
-        TypeError: settings of norms (`norm_first`, `layer_norm_eps`), which torch's layers have and these do not.
+        TypeError: settings of norms (`norm_first`, `layer_norm_eps`), which torch's layers have and these do not; more
+            than five arguments by position, of which torch's sixth is such a setting.
         ValueError: an activation that is neither known nor a function, or heads that do not divide the width.
     """
 

@@ -125,6 +125,7 @@ class ReZeroResNetPreTrainedModel(PreTrainedModel):
     base_model_prefix = "resnet"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    supports_gradient_checkpointing = False  # batch normalisation would count every batch twice
     _no_split_modules = ["ReZeroResNetBlock"]
 
     def __init__(self, config: ReZeroResNetConfig, *args, **kwargs):

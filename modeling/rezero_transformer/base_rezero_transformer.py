@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import islice
 
 import torch
 from safetensors import SafetensorError
@@ -291,7 +292,8 @@ class ReZeroTransformerModel(ReZeroTransformerPreTrainedModel):
             self._check_positions(position_ids, highest)
             x = x + self.embed_positions(position_ids).to(x.dtype)
         x = self.dropout(x)
-        for layer in self.layers:
+        # Fewer than there are while `generate` drafts by `assistant_early_exit`. A slice would be a new module a step.
+        for layer in islice(self.layers, self.config.num_hidden_layers):
             # Positional what has a gradient: the reentrant kind of checkpointing sees no other.
             x = layer(
                 x,

@@ -2,8 +2,8 @@
 
 `import seqzoo` is all it takes for `AutoModelForCausalLM.from_pretrained(...)` and its siblings to know the models of
 the zoo. It costs nothing by itself: registration waits until transformers' Auto classes are imported, so that commands
-and data tools that need no model never import torch. The classes themselves are there by name, imported when asked
-for: `from seqzoo import DecayFastWeightGPT2LMHeadModel`. `seqzoo.list_models()` tells what the zoo offers.
+and data tools that need no model never import torch. Classes, ops and tools are there by name, imported when asked for:
+`from seqzoo import DecayFastWeightGPT2LMHeadModel`. `seqzoo.list_models()` tells what the zoo offers.
 """
 
 import sys
@@ -45,6 +45,20 @@ MODELS = {
     ),
 }
 
+# What else `from seqzoo import name` gives -> where it is defined.
+OTHER_NAMES = {
+    "DecayFastWeightCache": "modeling.decay_fast_weight_gpt2.cache_decay_fast_weight_gpt2",
+    "DeepFullyConnected": "modeling.rezero.fully_connected_rezero",
+    "RZTXDecoderLayer": "modeling.rezero.layers_rezero",
+    "RZTXEncoderLayer": "modeling.rezero.layers_rezero",
+    "decaying_fast_weights": "kernels.decaying_fast_weights",
+    "decaying_fast_weights_step": "kernels.decaying_fast_weights",
+    "delta_fast_weights": "kernels.delta_fast_weights",
+    "list_models": "trainers.catalogue",
+    "parameter_groups": "trainers.parameter_groups",
+    "rezero": "modeling.rezero.branches_rezero",
+}
+
 # model_type -> the image processors of transformers that it takes, one a backend.
 IMAGE_PROCESSORS = {"rezero_resnet": {"torchvision": "ViTImageProcessor", "pil": "ViTImageProcessorPil"}}
 
@@ -57,14 +71,19 @@ if Path(__file__).with_name("modeling").is_file():
 
 
 def __getattr__(name: str):
-    if name == "list_models":
-        return import_module(f"{__name__}.trainers.catalogue").list_models
+    if name in OTHER_NAMES:
+        return getattr(import_module(f"{__name__}.{OTHER_NAMES[name]}"), name)
     for model_type, (config_name, model_names) in MODELS.items():
         if name == config_name:
             return getattr(import_module(_module("configuration", model_type)), name)
         if name in model_names.values():
             return getattr(import_module(_module("modeling", model_type)), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    classes = [name for config_name, models in MODELS.values() for name in (config_name, *models.values())]
+    return sorted({*globals(), *OTHER_NAMES, *classes})
 
 
 def register() -> None:

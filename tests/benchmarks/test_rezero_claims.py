@@ -242,6 +242,13 @@ def test_a_report_without_any_residual_weights_is_drawn_too(tmp_path):
     assert (tmp_path / "claims_alpha.png").is_file()
 
 
+def test_what_cards_show_is_drawn_by_itself(tmp_path):
+    claim = {"curves": {"rezero": [[2.0, 1.0]]}, "residual_weights": [[1, {"1": 0.1}]]}
+    rezero_claims.draw({"claims": {"fc32": claim, "lm12": claim}}, tmp_path / "claims.png")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"claims{kind}{what}.png" for kind in ("", "_lm") for what in ("", "_alpha")}
+
+
 @pytest.mark.parametrize("content", ["", "{", "null", "{}"])
 def test_a_damaged_run_is_named(content, tmp_path):
     claim = small("fc32")

@@ -1,8 +1,12 @@
 """What is refused before anything is sent. Pushes themselves: test_push_over_http.py."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import pickle
+import tarfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +49,29 @@ def zipped(path, **members):
             archive.writestr(name, content)
 
 
+def archived(kind="w", **members):
+    """The bytes of a tar."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode=kind) as archive:
+        for name, member in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(member)
+            archive.addfile(info, io.BytesIO(member))
+    return content.getvalue()
+
+
+def in_memory(write, **members):
+    content = io.BytesIO()
+    write(content, **members)
+    return content.getvalue()
+
+
+def nested(levels, content):
+    for _ in range(levels):
+        content = archived(inner=content)
+    return content
+
+
 CALL = b"cos\nsystem\n(S'exit 0'\ntR."
 OBJECTS = np.array([{"a": 1}], dtype=object)
 TENSORS = {"weight": torch.ones(2)}
@@ -61,7 +88,21 @@ TENSORS = {"weight": torch.ones(2)}
         lambda path: np.save(path.open("wb"), OBJECTS, allow_pickle=True),
         lambda path: np.savez(path.open("wb"), objects=OBJECTS),
         lambda path: np.save(path.open("wb"), np.zeros(1, [(f"field_{i}", "f4") for i in range(400)] + [("o", "O")])),
-        lambda path: path.write_bytes(gzip.compress(pickle.dumps([1]))),
+        *(
+            lambda path, c=compress: path.write_bytes(c(pickle.dumps([1])))
+            for compress in (gzip.compress, bz2.compress, lzma.compress)
+        ),
+        # Archives, and what is in them.
+        *(
+            lambda path, k=kind: path.write_bytes(archived(k, a=b"text", b=pickle.dumps([1])))
+            for kind in ("w", "w:gz", "w:bz2", "w:xz")
+        ),
+        lambda path: path.write_bytes(archived(**{"model.pt": b"not even one"})),
+        lambda path: path.write_bytes(nested(4, pickle.dumps([1]))),
+        lambda path: zipped(path, a=archived("w:gz", b=pickle.dumps([1]))),
+        lambda path: zipped(path, a=in_memory(zipped, b=pickle.dumps([1]))),
+        lambda path: path.write_bytes(gzip.compress(in_memory(np.savez, objects=OBJECTS))),
+        lambda path: path.write_bytes(pickle.dumps([1]) + in_memory(zipped, a="text")),
         # These run before the unpickler finds anything wrong with them.
         lambda path: path.write_bytes(b"N" + CALL),
         lambda path: path.write_bytes(CALL[:-1]),
@@ -95,8 +136,12 @@ def header_of_640_bytes(path):
         lambda path: path.write_bytes(b"\x8e" + b"\xff" * 8),  # a length beyond all memory
         lambda path: path.write_text("import json\nfrom os import path\nclass A:\n    pass\n"),
         lambda path: path.write_bytes(gzip.compress(b"a text")),
-        lambda path: path.write_bytes(gzip.compress(b"a text")[:-4]),
+        lambda path: path.write_bytes(b"\x1f\x8b, and no gzip"),
+        lambda path: path.write_bytes(gzip.compress(b"\x8e" + b"\xff" * 7 + b"\x3f")),
         lambda path: zipped(path, a="text", b=""),
+        lambda path: path.write_bytes(bytes(2048)),
+        lambda path: path.write_bytes(nested(4, b"a text")),
+        lambda path: path.write_bytes(archived("w:gz", **{"config.yaml": b"task: x\nmodel: y\nbatch: 3\n"})),
         lambda path: np.save(path.open("wb"), np.ones(3)),
     ],
 )
@@ -105,12 +150,20 @@ def test_other_files_are_no_pickles(tmp_path, write):
     assert not is_pickle(tmp_path / "file")
 
 
-def test_a_zip_that_cannot_be_read_is_named(tmp_path):
-    zipped(tmp_path / "file.zip", a="text" * 100)
-    content = (tmp_path / "file.zip").read_bytes()
-    (tmp_path / "file.zip").write_bytes(content.replace(b"texttext", b"nextnext", 1))
-    with pytest.raises(ValueError, match=r"file\.zip is a zip that cannot be looked into \(Bad CRC"):
-        is_pickle(tmp_path / "file.zip")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (in_memory(zipped, a="text" * 100).replace(b"texttext", b"nextnext", 1), "Bad CRC"),
+        (gzip.compress(b"a text")[:-4], "ended before"),
+        (archived("w:gz", a=bytes(range(256)) * 99)[:-40], "ended before"),
+        (nested(5, b"a text"), "more than 4 archives within one another"),
+    ],
+    ids=["damaged zip", "short gzip", "short tar", "deep"],
+)
+def test_an_archive_that_cannot_be_read_is_named(tmp_path, content, reason):
+    (tmp_path / "file.x").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"file\.x is an archive that cannot be looked into \(.*{reason}"):
+        is_pickle(tmp_path / "file.x")
 
 
 def test_no_file_of_an_export_is_a_pickle(exported):

@@ -124,7 +124,8 @@ def test_claims_that_nobody_or_only_rezero_reached(tmp_path, monkeypatch):
     assert "7 runs of the whole comparison are still missing." in text
 
 
-@pytest.mark.parametrize("make", [card, image_card])
-def test_figures_of_a_card_are_there(make):
-    assert [figure.name for figure in figures(ModelCard(make()))] == ["rezero_claims.png", "rezero_claims_alpha.png"]
-    assert all(figure.is_file() for figure in figures(ModelCard(make())))
+@pytest.mark.parametrize(("make", "kind"), [(card, "lm"), (image_card, "resnet")], ids=["transformer", "resnet"])
+def test_figures_of_a_card_are_those_of_its_own_kind(make, kind):
+    shown = figures(ModelCard(make()))
+    assert [figure.name for figure in shown] == [f"rezero_claims_{kind}.png", f"rezero_claims_{kind}_alpha.png"]
+    assert all(figure.is_file() for figure in shown)

@@ -308,3 +308,5 @@ def test_bad_arguments_are_refused_by_name(layer):
             layer(WIDTH, HEADS, **setting)
     with pytest.raises(TypeError, match=f"^{layer.__name__} has no argument batchfirst$"):
         layer(WIDTH, HEADS, batchfirst=True)
+    with pytest.raises(TypeError, match=f"^{layer.__name__} takes d_model to activation by position, but 2 more were"):
+        layer(WIDTH, HEADS, 32, 0.0, "relu", 1e-5, True)  # as torch's, whose sixth is layer_norm_eps

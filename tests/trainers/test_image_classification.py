@@ -139,6 +139,8 @@ def test_recipes_that_contradict_themselves_are_refused(sections, change, messag
 def test_a_model_of_another_kind_or_other_classes_is_refused(sections, tmp_path):
     with pytest.raises(RecipeError, match=r"model\.config does not make a rezero_resnet config: (?s:.*)block is 'x'"):
         run(load_recipe(sections, ["model.config.block=x"]))
+    with pytest.raises(RecipeError, match=r"gradient_checkpointing: a rezero_resnet .* has no layers that could be"):
+        run(load_recipe(sections, ["training.gradient_checkpointing=true"]))
     run(load_recipe(sections, ["training.steps=1", "evaluation.every=null"]))
     start = sections | {"model": {"model_type": "resnet", "init_from": str(tmp_path / "run")}}
     with pytest.raises(RecipeError, match=r"model\.model_type is resnet, but .* is a rezero_resnet"):

@@ -7,6 +7,7 @@
     runs/            the runs of the recipes, each with its metrics.json
 
 Stopped at any time, it goes on from the checkpoints of the run that it was at; finished runs are not done again.
+Tasks that are there already and are not chosen stay as they were measured.
 """
 
 import json
@@ -24,7 +25,7 @@ from seqzoo.trainers.nes.composition import baselines, notes_of
 from seqzoo.trainers.nes.drawing import draw_totals
 from seqzoo.trainers.nes.performance import performance_baselines
 from seqzoo.trainers.nes.songs import load_songs
-from seqzoo.trainers.recipe import load_recipe
+from seqzoo.trainers.recipe import RecipeError, load_recipe
 from seqzoo.trainers.run import run_to_the_end, without_nan
 
 
@@ -131,16 +132,18 @@ def run_benchmark(
         What `benchmark.json` holds.
 
     Raises:
-        `RecipeError`: a finished or begun run in `out` was made with other songs, steps or sizes.
+        `RecipeError`: a finished or begun run in `out` was made with other songs, steps or sizes; or other tasks there
+            were measured on other songs.
         And what [`seqzoo.trainers.run.run_to_the_end`] and [`load_songs`] raise.
     """
+    tasks = list(tasks)
     songs = load_songs(source, "train", *HELD_OUT)
-    result = {
+    about = {
         "source": source,
         "songs": {split: len(some) for split, some in songs.items()},
         "steps": {split: sum(map(len, some)) for split, some in songs.items()},
-        "tasks": {},
     }
+    measured = _measured_tasks(out / "benchmark.json", about, tasks)
     for name in tasks:
         task = TASKS[name]
         rows: dict[str, dict[str, Any]] = {}
@@ -153,12 +156,32 @@ def run_benchmark(
             metrics = _trained(recipe_name, source, out / "runs", overrides)
             rows[row] = {split: metrics["evaluation"][split] for split in HELD_OUT}
             rows[row] |= {"parameters": metrics["parameters"], "training": metrics["training"]}
-        result["tasks"][name] = without_nan({"title": task.title, "note": task.note, "rows": rows})
-        result["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+        measured[name] = without_nan({"title": task.title, "note": task.note, "rows": rows})
+        result = {
+            **about,
+            "tasks": {known: measured[known] for known in TASKS if known in measured},
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         write_text(out / "benchmark.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         write_text(out / "benchmark.md", to_markdown(result))
         draw_totals(result, out / "benchmark.png")
     return result
+
+
+def _measured_tasks(path: Path, about: dict[str, Any], chosen: Iterable[str]) -> dict[str, Any]:
+    """The tasks that a result has already, each of which stays until it is measured again."""
+    if not path.is_file():
+        return {}
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if all(before[key] == value for key, value in about.items()):
+        return before["tasks"]
+    others = sorted(before["tasks"].keys() - set(chosen))
+    if others:
+        raise RecipeError(
+            f"{path} has {', '.join(others)} of other songs ({before['source']}), which cannot stand beside those of "
+            f"{about['source']}; remove it, or choose another folder for the results"
+        )
+    return {}
 
 
 def _trained(name: str, source: str, runs: Path, overrides: Iterable[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Training by a recipe and the benchmark, on songs that are made up: tables, resuming, refusals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,46 @@ def test_the_benchmark_of_performance_has_a_row_for_every_baseline_and_recipe(so
     card = next(file for file in files if file.name == "README.md").read_text()
     assert "### Test" in card
     assert "| P1 velocity |" in card
+
+
+def baselines_alone(monkeypatch):
+    for name in TASKS:
+        monkeypatch.setitem(TASKS, name, replace(TASKS[name], recipes={}))
+
+
+def test_tasks_that_are_not_chosen_stay_even_if_another_is_stopped(songs, tmp_path, monkeypatch):
+    def stop(train, held_out):
+        raise KeyboardInterrupt
+
+    baselines_alone(monkeypatch)
+    out = tmp_path / "out"
+    alone = {}
+    for name in TASKS:
+        (out / name).mkdir(parents=True)
+        alone |= run_benchmark(str(songs), out / name, tasks=[name])["tasks"]
+    for name in ("blended_composition", "performance"):
+        result = run_benchmark(str(songs), out, tasks=[name])
+    assert result["tasks"] == {name: alone[name] for name in ("blended_composition", "performance")}
+
+    monkeypatch.setitem(TASKS, "performance", replace(TASKS["performance"], baselines=stop))
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(str(songs), out)
+    written = json.loads((out / "benchmark.json").read_text())
+    assert written["tasks"] == alone
+    assert list(written["tasks"]) == list(TASKS)
+    for task in TASKS.values():
+        assert f"## {task.title}" in (out / "benchmark.md").read_text()
+
+
+def test_tasks_of_other_songs_do_not_stand_beside_each_other(songs, tmp_path, monkeypatch):
+    baselines_alone(monkeypatch)
+    (tmp_path / "out").mkdir()
+    run_benchmark(str(songs), tmp_path / "out", tasks=["composition"])
+    (songs / "train" / "song0.exprsco.npz").unlink()
+    with pytest.raises(ValueError, match=r"benchmark\.json has composition of other songs .* remove it"):
+        run_benchmark(str(songs), tmp_path / "out", tasks=["performance"])
+    result = run_benchmark(str(songs), tmp_path / "out", tasks=["composition"])
+    assert result["songs"]["train"] == 1
 
 
 def test_the_command_prints_the_tables(songs, tmp_path, capsys, monkeypatch):
