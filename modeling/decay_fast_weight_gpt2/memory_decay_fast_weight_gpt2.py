@@ -44,11 +44,6 @@ def gate_projection(config: DecayFastWeightGPT2Config, size: int) -> nn.Module:
     )
 
 
-def log_gate(logits: torch.Tensor) -> torch.Tensor:
-    """log(sigmoid(logits)), in float32 at least: a gate of 1 - 1e-4 would be 1 in bfloat16."""
-    return F.logsigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-
-
 class LearnedProjection(nn.Module):
     """A matrix a head, with or without bias: [..., heads, in] to [..., heads, out]."""
 
@@ -146,14 +141,15 @@ class FastWeightMemory(nn.Module):
             # Sums of features are at least 0, lengths too.
             q, k = (F.normalize(x, p=2 if self.signed else 1, dim=-1) for x in (q, k))
         steps = {"q": q, "k": k, "v": v}
+        # Logarithms, also in half precision: a gate of 1 - 1e-4 would be 1 in bfloat16.
         if self.update_rule == "decay":
             for name, gate in (("gk", self.k_gate), ("gv", self.v_gate)):
                 if gate is not None:
-                    steps[name] = log_gate(gate(hidden_states)).unflatten(-1, (self.n_head, -1))
+                    steps[name] = F.logsigmoid(gate(hidden_states)).unflatten(-1, (self.n_head, -1))
         elif self.update_rule == "gated":
             logits = self.gate(hidden_states).unsqueeze(-1)  # [B, T, H, 1]
             steps["k"] = k * (-logits).sigmoid()
-            steps["gk"] = log_gate(logits).expand(*logits.shape[:-1], k.shape[-1])
+            steps["gk"] = F.logsigmoid(logits).expand(*logits.shape[:-1], k.shape[-1])
         elif self.update_rule == "delta":
             steps["beta"] = self.gate(hidden_states).sigmoid()
         if padding is not None:
