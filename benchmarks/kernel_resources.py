@@ -93,7 +93,7 @@ def _launches(precision: str):
     constants = sizes(decay.MILD_BLOCK) | flags
     yield "output, mild gates", mild.mild_output_kernel, constants, {"num_warps": 4, "num_stages": 1}
     yield "gradients, mild gates", mild.mild_gradients_kernel, constants, {"num_warps": 4, "num_stages": 1} | registers
-    constants = sizes(decay.EXACT_BLOCK) | flags | {"LEVELS": decay.LEVELS}
+    constants = sizes(decay.EXACT_BLOCK) | flags | {"LEVELS": decay.LEVELS, "GROUP": decay.GROUP}
     yield "output, any gates", exact.exact_output_kernel, constants, {"num_warps": 4}
     yield "gradients, any gates", exact.exact_gradients_kernel, constants, {"num_warps": 4} | registers
     step = sizes(decay.STEP_BLOCK) | gates | {"BK": SIZE, "HAS_STATE": True}

@@ -35,9 +35,10 @@ from seqzoo.kernels.triton_chunks import (
 
 
 NAMESPACE = namespace(__name__)
-LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
 # Channels of a tile at most: of what a chunk writes, of a chunk with mild gates, and with any gates.
 WRITES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 64, 64, 32
+LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
+GROUP = 4  # chunks that a program of the exact form looks at
 CARRY_SIZE = 1024  # numbers of a state that a program takes through the chunks
 # Left to itself, the assembler gives the gradients of float32 on sm_80 32 registers, and keeps the rest in memory.
 GRADIENT_REGISTERS = 255
@@ -187,7 +188,9 @@ def _forward(
     grid, constants = (batch * heads, len(states)), _constants(v, gk, gv, reset)
     mild_output_kernel[grid](decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, num_warps=4, num_stages=1)
     if gk is not None or gv is not None:
-        exact_output_kernel[grid](*arguments, **_sizes(k, v, EXACT_BLOCK), **constants, LEVELS=LEVELS, num_warps=4)
+        exact_output_kernel[batch * heads, triton.cdiv(len(states), GROUP)](
+            *arguments, len(states), **_sizes(k, v, EXACT_BLOCK), **constants, LEVELS=LEVELS, GROUP=GROUP, num_warps=4
+        )
     return output, final, states, decays, mild
 
 
@@ -226,8 +229,8 @@ def _backward(
         decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **options, num_stages=1
     )
     if gk is not None or gv is not None:
-        exact_gradients_kernel[2 * batch * heads, len(states)](
-            *arguments, **_sizes(k, v, EXACT_BLOCK), **constants, **options, LEVELS=LEVELS
+        exact_gradients_kernel[2 * batch * heads, triton.cdiv(len(states), GROUP)](
+            *arguments, len(states), **_sizes(k, v, EXACT_BLOCK), **constants, **options, LEVELS=LEVELS, GROUP=GROUP
         )
     if reset is not None:
         for d_gate in gradients[3:]:

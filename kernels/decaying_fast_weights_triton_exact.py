@@ -135,6 +135,14 @@ def _of_state(
 
 
 @triton.jit
+def _all_mild(mild, first, index, heads, chunks, GROUP: tl.constexpr):
+    """Whether GROUP chunks from the first on are, those behind the last one included."""
+    chunk = first + tl.arange(0, GROUP)
+    flags = tl.load(mild + chunk.to(tl.int64) * heads + index, mask=chunk < chunks, other=1)
+    return tl.min(flags.to(tl.int32), 0) != 0
+
+
+@triton.jit
 def exact_output_kernel(
     q,
     k,
@@ -153,56 +161,69 @@ def exact_output_kernel(
     scale,
     T,
     H,
+    chunks,
     K: tl.constexpr,
     D: tl.constexpr,
     BK: tl.constexpr,
     BD: tl.constexpr,
     C: tl.constexpr,
     LEVELS: tl.constexpr,
+    GROUP: tl.constexpr,
     HAS_GK: tl.constexpr,
     HAS_GV: tl.constexpr,
     HAS_RESET: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Outputs [B, T, H, D] of the chunks that are not mild. `states` [chunks, B, H, K, D] enter the chunks."""
+    """Outputs [B, T, H, D] of the chunks that are not mild; `states` [chunks, B, H, K, D] enter the chunks.
+
+    A program has GROUP chunks: where most are mild, most programs look at them all at once and have nothing to do.
+    """
     index = tl.program_id(0).to(tl.int64)
-    chunk = tl.program_id(1)
-    place = chunk * tl.num_programs(0).to(tl.int64) + index
-    if tl.load(mild + place) != 0:
-        return
-    states += place * (K * D)
+    heads = tl.num_programs(0).to(tl.int64)
     batch, head = index // H, index % H
-    steps = T - chunk * C
-    q = chunk_start(q, q_strides, batch, head, chunk, C)
-    k = chunk_start(k, k_strides, batch, head, chunk, C)
-    v = chunk_start(v, v_strides, batch, head, chunk, C)
-    if HAS_GK:
-        gk = chunk_start(gk, gk_strides, batch, head, chunk, C)
-    if HAS_GV:
-        gv = chunk_start(gv, gv_strides, batch, head, chunk, C)
+    first = tl.program_id(1) * GROUP
+    if _all_mild(mild, first, index, heads, chunks, GROUP):
+        return
     if HAS_RESET:
         reset += batch * T
-    output += ((batch * T + chunk * C) * H + head) * D
-    sequence, _ = sequences(reset, chunk, T, C, HAS_RESET)
-
-    p = _all_scores(q, k, gk, q_strides, k_strides, gk_strides, steps, K, BK, C, LEVELS, HAS_GK, EVEN, PRECISION)
-    if HAS_RESET:
-        p = tl.where(sequence[:, None] == sequence[None, :], p, 0.0)
-    for start in range(0, D, BD):
-        d = start + tl.arange(0, BD)
-        o = _of_state(
-            q, gk, q_strides, gk_strides, states, d, steps, D, False, K, BK, C, HAS_GK, True, EVEN, PRECISION
-        )
-        v_tile = load_tile(v, v_strides, d, steps, C, D, EVEN)
-        gates = v_tile
-        if HAS_GV:
-            gates = load_gates(gv, gv_strides, d, steps, C, D, EVEN)
-            o *= exp(sums(up_to(C), gates))
-        if HAS_RESET:
-            o = tl.where((sequence == 0)[:, None], o, 0.0)
-        o += _apply(p, v_tile, gates, C, LEVELS, HAS_GV, PRECISION)
-        store_tile(output, D, o * scale, d, steps, H * D, C, EVEN)
+    for n in range(GROUP):
+        chunk = first + n
+        place = chunk * heads + index
+        if tl.load(mild + place, mask=chunk < chunks, other=1) == 0:
+            steps = T - chunk * C
+            entering = states + place * (K * D)
+            q_start = chunk_start(q, q_strides, batch, head, chunk, C)
+            k_start = chunk_start(k, k_strides, batch, head, chunk, C)
+            v_start = chunk_start(v, v_strides, batch, head, chunk, C)
+            gk_start, gv_start = gk, gv
+            if HAS_GK:
+                gk_start = chunk_start(gk, gk_strides, batch, head, chunk, C)
+            if HAS_GV:
+                gv_start = chunk_start(gv, gv_strides, batch, head, chunk, C)
+            sequence, _ = sequences(reset, chunk, T, C, HAS_RESET)
+            p = _all_scores(
+                q_start, k_start, gk_start, q_strides, k_strides, gk_strides, steps, K, BK, C, LEVELS, HAS_GK, EVEN,
+                PRECISION,
+            )  # fmt: skip
+            if HAS_RESET:
+                p = tl.where(sequence[:, None] == sequence[None, :], p, 0.0)
+            for start in range(0, D, BD):
+                d = start + tl.arange(0, BD)
+                o = _of_state(
+                    q_start, gk_start, q_strides, gk_strides, entering, d, steps, D, False, K, BK, C, HAS_GK, True,
+                    EVEN, PRECISION,
+                )  # fmt: skip
+                v_tile = load_tile(v_start, v_strides, d, steps, C, D, EVEN)
+                gates = v_tile
+                if HAS_GV:
+                    gates = load_gates(gv_start, gv_strides, d, steps, C, D, EVEN)
+                    o *= exp(sums(up_to(C), gates))
+                if HAS_RESET:
+                    o = tl.where((sequence == 0)[:, None], o, 0.0)
+                o += _apply(p, v_tile, gates, C, LEVELS, HAS_GV, PRECISION)
+                output_start = output + ((batch * T + chunk * C) * H + head) * D
+                store_tile(output_start, D, o * scale, d, steps, H * D, C, EVEN)
 
 
 @triton.jit
@@ -306,45 +327,50 @@ def exact_gradients_kernel(
     scale,
     T,
     H,
+    chunks,
     K: tl.constexpr,
     D: tl.constexpr,
     BK: tl.constexpr,
     BD: tl.constexpr,
     C: tl.constexpr,
     LEVELS: tl.constexpr,
+    GROUP: tl.constexpr,
     HAS_GK: tl.constexpr,
     HAS_GV: tl.constexpr,
     HAS_RESET: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradients of the chunks that are not mild, by programs in pairs, one for each side.
+    """Gradients of the chunks that are not mild, GROUP a program, by programs in pairs, one for each side.
 
     `flows` [chunks, B, H, K, D] are gradients of the states that leave the chunks.
     """
     index = (tl.program_id(0) // 2).to(tl.int64)
-    chunk = tl.program_id(1)
     heads = (tl.num_programs(0) // 2).to(tl.int64)
-    place = chunk * heads + index
-    if tl.load(mild + place) != 0:
-        return
     batch, head = index // H, index % H
-    flows += place * (K * D)
-    leaving = final + index * (K * D)
-    if chunk + 1 < tl.num_programs(1):
-        leaving = states + (place + heads) * (K * D)
-    states += place * (K * D)
-    if tl.program_id(0) % 2 == 0:
-        _side_gradients(
-            q, k, gk, d_output, v, gv, reset, d_q, d_k, d_gk, states, leaving, flows,
-            q_strides, k_strides, gk_strides, d_output_strides, v_strides, gv_strides,
-            1.0, scale, batch, head, chunk, T, H,
-            K, BK, D, BD, True, C, LEVELS, HAS_GK, HAS_GV, HAS_RESET, True, EVEN, PRECISION,
-        )  # fmt: skip
-    else:
-        _side_gradients(
-            d_output, v, gv, q, k, gk, reset, d_output, d_v, d_gv, states, leaving, flows,
-            d_output_strides, v_strides, gv_strides, q_strides, k_strides, gk_strides,
-            scale, 1.0, batch, head, chunk, T, H,
-            D, BD, K, BK, False, C, LEVELS, HAS_GV, HAS_GK, HAS_RESET, False, EVEN, PRECISION,
-        )  # fmt: skip
+    first = tl.program_id(1) * GROUP
+    if _all_mild(mild, first, index, heads, chunks, GROUP):
+        return
+    for n in range(GROUP):
+        chunk = first + n
+        place = chunk * heads + index
+        if tl.load(mild + place, mask=chunk < chunks, other=1) == 0:
+            flow = flows + place * (K * D)
+            entering = states + place * (K * D)
+            leaving = final + index * (K * D)
+            if chunk + 1 < chunks:
+                leaving = states + (place + heads) * (K * D)
+            if tl.program_id(0) % 2 == 0:
+                _side_gradients(
+                    q, k, gk, d_output, v, gv, reset, d_q, d_k, d_gk, entering, leaving, flow,
+                    q_strides, k_strides, gk_strides, d_output_strides, v_strides, gv_strides,
+                    1.0, scale, batch, head, chunk, T, H,
+                    K, BK, D, BD, True, C, LEVELS, HAS_GK, HAS_GV, HAS_RESET, True, EVEN, PRECISION,
+                )  # fmt: skip
+            else:
+                _side_gradients(
+                    d_output, v, gv, q, k, gk, reset, d_output, d_v, d_gv, entering, leaving, flow,
+                    d_output_strides, v_strides, gv_strides, q_strides, k_strides, gk_strides,
+                    scale, 1.0, batch, head, chunk, T, H,
+                    D, BD, K, BK, False, C, LEVELS, HAS_GV, HAS_GK, HAS_RESET, False, EVEN, PRECISION,
+                )  # fmt: skip
