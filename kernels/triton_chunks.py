@@ -28,9 +28,10 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # TRITON_INTERPRET=1
 def _rounded(x):
     """To the 11 binary digits of TF32. A tensor core would cut off the others, always towards 0, which adds up.
 
-    (2^13 + 1) x is rounded to where 11 digits of x end, and 2^13 x is exact. NaN stays NaN.
+    (2^13 + 1) x is rounded to where 11 digits of x end, and 2^13 x is exact. NaN stays NaN. As a difference it would
+    be fused the other way round, into x itself.
     """
-    return x * 8193.0 - x * 8192.0
+    return tl.fma(x, -8192.0, x * 8193.0)
 
 
 @triton.jit

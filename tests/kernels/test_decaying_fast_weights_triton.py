@@ -3,6 +3,8 @@
 The interpreter multiplies with the digits of tensor cores, see `triton_kernels.py`. The larger sizes are for a GPU.
 """
 
+import re
+
 import pytest
 import torch
 from decay_rule import make_inputs, random_reset, run
@@ -380,3 +382,30 @@ def test_without_triton_nothing_is_said():
     assert done.stdout == "auto runs\n"
     assert "ImportError: implementation='triton' needs Triton: pip install triton" in done.stderr
     assert "Warning" not in done.stderr
+
+
+ROUND = """
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from seqzoo.kernels.triton_chunks import _rounded
+
+@triton.jit
+def kernel(x, y):
+    i = tl.arange(0, 128)
+    tl.store(y + i, _rounded(tl.load(x + i)))
+
+source = ASTSource(kernel, {"x": "*fp32", "y": "*fp32"}, {})
+for fused in (True, False):
+    print(triton.compile(source, GPUTarget("cuda", 90, 32), {"enable_fp_fusion": fused}).asm["ptx"])
+"""
+
+
+def test_the_compiler_leaves_rounding_as_it_is(tmp_path):
+    """8193 x has to be rounded before 8192 x is taken from it: fused with it, it would be x itself."""
+    program = tmp_path / "round.py"  # Triton reads the source of kernels from their file
+    program.write_text(ROUND)
+    done = fresh(f"import runpy; runpy.run_path({str(program)!r})", TRITON_INTERPRET="0")
+    rounded = r"mul\.(rn\.)?f32\s+(%r\d+), (%r\d+), 0f46000400;.*?fma\.rn\.f32\s+%r\d+, \3, 0fC6000000, \2;"
+    assert len(re.findall(rounded, done.stdout, re.DOTALL)) == 2, done.stderr
