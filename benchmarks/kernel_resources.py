@@ -82,20 +82,15 @@ def _launches(precision: str):
         direction = "backward" if reverse else "forward"
         constants = sizes(decay.WRITES_BLOCK) | flags | {"REVERSE": reverse}
         yield f"writes, {direction}", states.writes_kernel, constants, {"num_warps": 4}
-        yield (
-            f"states, {direction}",
-            states.carry_kernel,
-            carried | gates | {"HAS_RESET": False, "REVERSE": reverse},
-            {"num_warps": 4},
-        )
+        constants = carried | gates | {"HAS_RESET": False, "REVERSE": reverse}
+        yield f"states, {direction}", states.carry_kernel, constants, {"num_warps": 4}
     flags |= {"PRECISION": precision}
-    registers = {"maxnreg": decay.GRADIENT_REGISTERS}
     constants = sizes(decay.MILD_BLOCK) | flags
-    yield "output, mild gates", mild.mild_output_kernel, constants, {"num_warps": 4, "num_stages": 1}
-    yield "gradients, mild gates", mild.mild_gradients_kernel, constants, {"num_warps": 4, "num_stages": 1} | registers
+    yield "output, mild gates", mild.mild_output_kernel, constants, decay.OPTIONS | {"num_stages": 1}
+    yield "gradients, mild gates", mild.mild_gradients_kernel, constants, decay.OPTIONS | {"num_stages": 1}
     constants = sizes(decay.EXACT_BLOCK) | flags | {"LEVELS": decay.LEVELS, "GROUP": decay.GROUP}
-    yield "output, any gates", exact.exact_output_kernel, constants, {"num_warps": 4}
-    yield "gradients, any gates", exact.exact_gradients_kernel, constants, {"num_warps": 4} | registers
+    yield "output, any gates", exact.exact_output_kernel, constants, decay.OPTIONS
+    yield "gradients, any gates", exact.exact_gradients_kernel, constants, decay.OPTIONS
     step = sizes(decay.STEP_BLOCK) | gates | {"BK": SIZE, "HAS_STATE": True}
     yield "one step", decay._step_kernel, step, {"num_warps": 4}
 

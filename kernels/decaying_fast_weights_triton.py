@@ -40,8 +40,8 @@ WRITES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 64, 64, 32
 LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
 GROUP = 4  # chunks that a program of the exact form looks at
 CARRY_SIZE = 1024  # numbers of a state that a program takes through the chunks
-# Left to itself, the assembler gives the gradients of float32 on sm_80 32 registers, and keeps the rest in memory.
-GRADIENT_REGISTERS = 255
+# Of outputs and gradients. Left to itself, the assembler gives some of them 32 registers on sm_80, the rest is memory.
+OPTIONS = {"num_warps": 4, "maxnreg": 255}
 STEP_BLOCK = 32  # of the value channels that a program of a single step has
 
 
@@ -186,10 +186,16 @@ def _forward(
     strides = map(strides_of, (q, k, v, gk, gv))
     arguments = (q, k, v, gk, gv, reset, states, mild, output, *strides, scale, time, heads)
     grid, constants = (batch * heads, len(states)), _constants(v, gk, gv, reset)
-    mild_output_kernel[grid](decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, num_warps=4, num_stages=1)
+    mild_output_kernel[grid](decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **OPTIONS, num_stages=1)
     if gk is not None or gv is not None:
         exact_output_kernel[batch * heads, triton.cdiv(len(states), GROUP)](
-            *arguments, len(states), **_sizes(k, v, EXACT_BLOCK), **constants, LEVELS=LEVELS, GROUP=GROUP, num_warps=4
+            *arguments,
+            len(states),
+            **_sizes(k, v, EXACT_BLOCK),
+            **constants,
+            LEVELS=LEVELS,
+            GROUP=GROUP,
+            **OPTIONS,
         )
     return output, final, states, decays, mild
 
@@ -224,13 +230,13 @@ def _backward(
     d_initial = _through_chunks(q, d_output, gk, gv, reset, d_final, scale, flows, decays, mild, reverse=True)
     tensors = (q, k, v, gk, gv, reset, d_output, states, final, flows, mild, *gradients)
     arguments = (*tensors, *map(strides_of, (q, k, v, gk, gv, d_output)), scale, time, heads)
-    constants, options = _constants(v, gk, gv, reset), {"num_warps": 4, "maxnreg": GRADIENT_REGISTERS}
+    constants = _constants(v, gk, gv, reset)
     mild_gradients_kernel[batch * heads, len(states)](
-        decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **options, num_stages=1
+        decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **OPTIONS, num_stages=1
     )
     if gk is not None or gv is not None:
         exact_gradients_kernel[2 * batch * heads, triton.cdiv(len(states), GROUP)](
-            *arguments, len(states), **_sizes(k, v, EXACT_BLOCK), **constants, **options, LEVELS=LEVELS, GROUP=GROUP
+            *arguments, len(states), **_sizes(k, v, EXACT_BLOCK), **constants, **OPTIONS, LEVELS=LEVELS, GROUP=GROUP
         )
     if reset is not None:
         for d_gate in gradients[3:]:
