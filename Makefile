@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet
 
 TRITON_TESTS := $(wildcard tests/kernels/*_triton.py)
 
-.PHONY: $(TRITON_TESTS) help setup demo test test-no-jit test-slow test-gpu test-all conformance lint format fuzz bench bench-gpu clean
+.PHONY: $(TRITON_TESTS) $(TRITON_TESTS:=-gpu) help setup demo test test-no-jit test-slow test-gpu test-all conformance lint format fuzz bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -48,10 +48,13 @@ test-slow: setup  ## what takes minutes
 test-gpu: setup  ## what needs a CUDA device, and the Triton kernels on it rather than in their interpreter
 	$(BIN)/python -m pytest -m gpu --ignore-glob='*_triton.py'
 	@# Side by side: most of the time goes into compiling, which is one thread's work.
-	$(MAKE) --jobs --output-sync $(TRITON_TESTS)
+	$(MAKE) --jobs --output-sync $(TRITON_TESTS) $(TRITON_TESTS:=-gpu)
 
 $(TRITON_TESTS): setup
-	$(BIN)/python -m pytest $@
+	$(BIN)/python -m pytest -m "not gpu" $@
+
+$(TRITON_TESTS:=-gpu): %-gpu: setup
+	$(BIN)/python -m pytest -m gpu $*
 
 test-all: setup  ## everything but conformance
 	$(BIN)/python -m pytest

@@ -28,7 +28,7 @@ from seqzoo.kernels.triton_chunks import product, sequences, tl, triton
 
 
 # Not specialized: where they are 1 or multiples of 16, Triton would compile a kernel again, for nothing.
-SIZES = ["T", "H", "beta_strides"]
+SIZES = ["T", "H"]
 
 
 # Tiles of a chunk
