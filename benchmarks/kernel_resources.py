@@ -95,17 +95,18 @@ def _launches(precision: str):
     yield "one step", decay._step_kernel, step, {"num_warps": 4}
 
     flags = sizes(delta.BLOCK) | {"C": delta.CHUNK, "HAS_BETA": True, "HAS_RESET": False, "PRECISION": precision}
-    yield "delta: systems", kernels.systems_kernel, flags, {"num_warps": 4, "num_stages": 1}
+    registers = {"maxnreg": delta.REGISTERS}
+    yield "delta: systems", kernels.systems_kernel, flags, {"num_warps": 4, "num_stages": 1} | registers
     for reverse in (False, True):
         constants = flags | {"BK": SIZE, "HAS_INITIAL": True, "REVERSE": reverse}
         name = "delta: states, " + ("backward" if reverse else "forward")
-        yield name, kernels.states_kernel, constants, {"num_warps": 4, "num_stages": 2}
+        yield name, kernels.states_kernel, constants, {"num_warps": 4, "num_stages": 2} | registers
     for kernel, name in (
         (kernels.output_kernel, "output"),
         (kernels.backward_systems_kernel, "systems, backward"),
         (kernels.gradients_kernel, "gradients"),
     ):
-        yield f"delta: {name}", kernel, flags | {"BEFORE": False}, {"num_warps": 4, "num_stages": 1}
+        yield f"delta: {name}", kernel, flags | {"BEFORE": False}, {"num_warps": 4, "num_stages": 1} | registers
 
 
 # Tensors that are not of the dtype of the inputs.

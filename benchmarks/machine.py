@@ -12,13 +12,16 @@ from importlib.metadata import version
 import torch
 from tqdm.auto import tqdm
 
+from seqzoo import __version__
+
 
 def describe() -> dict[str, str]:
     """Processor, versions and date, for the head of a table."""
     return {
         "processor": _processor(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "seqzoo")},
+        **{name: version(name) for name in ("torch", "transformers")},
+        "seqzoo": __version__,  # it may run from its folder, not installed
         "date": datetime.now(UTC).date().isoformat(),
     }
 

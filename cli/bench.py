@@ -14,6 +14,8 @@ import argparse
 import sys
 from collections.abc import Iterable
 
+from seqzoo.cli import one_line
+
 
 BENCHMARKS = {
     "decaying_fast_weights": "The op against its definition and against attention",
@@ -52,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from importlib import import_module
     from pathlib import Path
 
-    from seqzoo.trainers.loop import TrainingStopped
-    from seqzoo.trainers.run import UNFINISHED_CODE
+    from seqzoo.trainers.loop import UNFINISHED_CODE, TrainingStopped
 
     for name in args.names:
         if name not in BENCHMARKS:
@@ -61,12 +62,21 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     (out / "results").mkdir(parents=True, exist_ok=True)
     chapters = ["# Results\n\nWritten by `seqzoo bench` from `results/*.json`. Ratios are of medians in one run.\n"]
-    missed, unfinished = [], []
+    missed, unfinished, unreadable = [], [], []
+    names = args.names or _runnable(BENCHMARKS)
     for name, title in BENCHMARKS.items():
-        module = import_module(f"seqzoo.benchmarks.{name}")
         path = out / "results" / f"{name}.json"
+        if name not in names and not path.is_file():
+            continue
+        try:
+            module = import_module(f"seqzoo.benchmarks.{name}")
+        except ImportError as error:
+            if name in names:
+                raise
+            unreadable.append(f"{name} ({one_line(error)})")  # a GPU machine may lack what other benchmarks need
+            continue
         result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        if name in (args.names or _runnable(BENCHMARKS)):
+        if name in names:
             print(f"{name} ...", file=sys.stderr)
             try:
                 result = module.run(progress=lambda line: print(f"  {line}", file=sys.stderr))
@@ -81,8 +91,11 @@ def run(args: argparse.Namespace) -> int:
         machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
         chapters.append(f"## {title}\n\n{machine}\n\n{module.to_markdown(result)}\n")
     text = "\n".join(chapters)
-    (out / "RESULTS.md").write_text(text, encoding="utf-8")
     print(text)
+    if unreadable:
+        print(f"{out / 'RESULTS.md'} stays as it was; without results of {', '.join(unreadable)}", file=sys.stderr)
+    else:
+        (out / "RESULTS.md").write_text(text, encoding="utf-8")
     for what in missed:
         print(f"missed: {what}", file=sys.stderr)
     for what in unfinished:

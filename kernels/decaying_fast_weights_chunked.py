@@ -29,8 +29,12 @@ TILE_ELEMENTS = 12 * 64 * 64
 
 def autocast_off(device_type):
     """A context in which torch computes in the dtypes that it is given."""
-    available = torch.amp.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+    return torch.autocast(device_type, enabled=False) if _has_autocast(device_type) else nullcontext()
+
+
+@torch.compiler.assume_constant_result  # torch.compile of torch 2.11 does not trace it
+def _has_autocast(device_type):
+    return torch.amp.is_autocast_available(device_type)
 
 
 @torch.compiler.disable

@@ -45,7 +45,7 @@ OPTIONS = {"num_warps": 4, "maxnreg": 255}
 STEP_BLOCK = 32  # of the value channels that a program of a single step has
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H"])
 def _step_kernel(
     q,
     k,

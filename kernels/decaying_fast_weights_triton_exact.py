@@ -142,7 +142,7 @@ def _all_mild(mild, first, index, heads, chunks, GROUP: tl.constexpr):
     return tl.min(flags.to(tl.int32), 0) != 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "chunks"])
 def exact_output_kernel(
     q,
     k,
@@ -300,7 +300,7 @@ def _side_gradients(
             store_tile(d_g + place, SIZE, flow, columns, steps, H * SIZE, C, EVEN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "chunks"])
 def exact_gradients_kernel(
     q,
     k,

@@ -34,7 +34,7 @@ def _store_decays(decays, gates, columns, C: tl.constexpr, SIZE: tl.constexpr, S
     return tl.min(tl.minimum(first, second), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H"])  # at 1 or multiples of 16 it would be compiled again, for nothing
 def writes_kernel(
     x,
     y,
@@ -106,7 +106,7 @@ def _of_chunk(decays, columns, SIZE: tl.constexpr, STRIDE: tl.constexpr):
     return first * tl.load(decays + STRIDE + columns, mask=inside, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "H"])
 def carry_kernel(
     states,
     initial,

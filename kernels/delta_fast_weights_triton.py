@@ -25,6 +25,8 @@ from seqzoo.kernels.triton_chunks import (
 
 NAMESPACE = namespace(__name__)
 BLOCK = 32  # channels of a tile: of 64, the kernels have too few registers
+# Left to itself, the assembler gives some kernels of float32 on sm_80 32 registers, and keeps the rest in memory.
+REGISTERS = 255
 
 
 def _grid(k):
@@ -46,6 +48,7 @@ def _options(k, v, beta, reset):
         "HAS_RESET": reset is not None,
         "PRECISION": precision_of(v),
         "num_warps": 4,  # of more, warps that share a matrix instruction do the rest twice
+        "maxnreg": REGISTERS,
         "num_stages": 1,  # many programs hide each other's loads; more of one program's take registers
     }
 

@@ -27,6 +27,10 @@ docs/delta_fast_weights.md derives all that.
 from seqzoo.kernels.triton_chunks import product, sequences, tl, triton
 
 
+# Not specialized: where they are 1 or multiples of 16, Triton would compile a kernel again, for nothing.
+SIZES = ["T", "H"]
+
+
 # Tiles of a chunk
 
 
@@ -140,7 +144,7 @@ def _solution(x, solved, strengths, PRECISION: tl.constexpr):
 # What needs no state of other chunks
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def systems_kernel(
     k,
     v,
@@ -197,7 +201,7 @@ def systems_kernel(
         tl.store(own + places, _solution(tile, solved, strengths, PRECISION), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_systems_kernel(
     q,
     k,
@@ -295,7 +299,7 @@ def backward_systems_kernel(
 # From chunk to chunk
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def states_kernel(
     k,
     beta,
@@ -375,7 +379,7 @@ def states_kernel(
 # Outputs
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def output_kernel(
     q,
     k,
@@ -432,7 +436,7 @@ def output_kernel(
 # Gradients
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gradients_kernel(
     q,
     k,

@@ -32,6 +32,9 @@ from seqzoo.trainers.parameter_groups import parameter_groups
 from seqzoo.trainers.recipe import Recipe, TrainingSection
 
 
+UNFINISHED_CODE = 75  # EX_TEMPFAIL of sysexits.h: no mistake, start it again
+
+
 class TrainingDiverged(FloatingPointError):
     """The loss or the gradient stopped being a number."""
 

@@ -37,6 +37,7 @@ from seqzoo.hub_cards.export import export
 from seqzoo.hub_cards.publish import PushError, check_target, push
 from seqzoo.trainers.checkpointing import replacing_files, write_text
 from seqzoo.trainers.loop import (
+    UNFINISHED_CODE,
     Batches,
     Objective,
     TrainingDiverged,
@@ -53,7 +54,6 @@ from seqzoo.trainers.tracking import finish_tracker, installed_tracker, start_tr
 from seqzoo.trainers.transfer.lora import merge_lora
 
 
-UNFINISHED_CODE = 75  # EX_TEMPFAIL of sysexits.h: no mistake, start it again
 _LIBRARIES = ("seqzoo", "torch", "transformers", "accelerate", "datasets")
 
 

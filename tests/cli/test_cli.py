@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,3 +110,19 @@ def test_demo_end_to_end(tmp_path, capsys):
     card = (tmp_path / "demo" / "decaying-fast-weights-demo" / "README.md").read_text()
     assert f"{comparison['student']['bits_per_byte']:.3f}" in card
     assert (tmp_path / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_benchmark_whose_libraries_are_not_here_keeps_the_report(tmp_path, monkeypatch, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "update_rules.json").write_text("{}")
+    (tmp_path / "RESULTS.md").write_text("of all benchmarks")
+    ours = SimpleNamespace(run=lambda progress: {"bars": [], "machine": {}}, to_markdown=lambda result: "in no time")
+    monkeypatch.setitem(sys.modules, "seqzoo.benchmarks.startup", ours)
+    monkeypatch.setitem(sys.modules, "seqzoo.benchmarks.update_rules", None)
+    assert main(["bench", "startup", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "results" / "startup.json").is_file()
+    assert (tmp_path / "RESULTS.md").read_text() == "of all benchmarks"
+    printed = capsys.readouterr()
+    assert "in no time" in printed.out
+    assert "RESULTS.md stays as it was; without results of update_rules (import of" in printed.err
+    assert main(["bench", "update_rules", "--out", str(tmp_path)]) == 1

@@ -10,6 +10,7 @@ from decay_rule import random_reset
 from triton_kernels import (  # noqa: F401
     DEVICE,
     HALF_TOLERANCE,
+    SIZES_OF_MODELS,
     TOLERANCE,
     fresh,
     mean_errors,
@@ -106,9 +107,8 @@ def test_sizes_below_a_tile(K, D):
 
 
 @gpu
-@pytest.mark.parametrize("time", [1000, 4097])
-@pytest.mark.parametrize("K", [16, 32, 33, 64, 96, 128, 256])
-@pytest.mark.parametrize("D", [16, 64, 256])
+@pytest.mark.parametrize("time", [1001, 4097])
+@pytest.mark.parametrize(("K", "D"), SIZES_OF_MODELS)
 def test_sizes_of_models(K, D, time):
     assert_exact(make_inputs(time=time, K=K, D=D), tolerance=2e-6)
 
