@@ -71,7 +71,7 @@ def _load_side(
         return x_tile, y_tile, x_tile, y_tile, ones, ones
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H"])
 def mild_output_kernel(
     decays,
     q,
@@ -185,7 +185,7 @@ def _store_gate_gradient(
     store_tile(d_g, SIZE, gradient, columns, steps, stride, C, EVEN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H"])
 def mild_gradients_kernel(
     decays,
     q,

@@ -120,12 +120,13 @@ def test_any_lengths(op, lengths, implementation, given, returned):
 @both_ops
 @settings(max_examples=5, deadline=None)
 @given(
-    lengths=st.lists(st.integers(0, 9) | st.just(65), min_size=1, max_size=3).filter(any),
+    lengths=st.lists(st.integers(0, 9) | st.just(65), max_size=2),
     given=st.booleans(),
     returned=st.booleans(),
 )
 def test_any_lengths_triton(op, lengths, given, returned):
-    assert_packed(op, "triton", lengths, given, returned)
+    # With a longer one: where all have a step or two, gate gradients are next to nothing, docs/decaying_fast_weights.md.
+    assert_packed(op, "triton", [*lengths, 65], given, returned)
 
 
 @both_ops
