@@ -74,7 +74,9 @@ def assert_same(actual, expected, tolerance):
     assert actual.keys() == expected.keys()
     for name, x in actual.items():
         assert x.shape == expected[name].shape, name
-        error = (x.cpu().double() - expected[name]).abs().max() / expected[name].abs().max().clamp(min=1e-300)
+        # A gate's gradient is a difference of flows, of few steps next to nothing: docs/decaying_fast_weights.md.
+        scale = max(expected[y].abs().max() for y in ([name, "d_q"] if name in ("d_gk", "d_gv") else [name]))
+        error = (x.cpu().double() - expected[name]).abs().max() / scale.clamp(min=1e-300)
         assert error <= tolerance, f"{name}: {error:.1e}"
 
 
@@ -120,13 +122,12 @@ def test_any_lengths(op, lengths, implementation, given, returned):
 @both_ops
 @settings(max_examples=5, deadline=None)
 @given(
-    lengths=st.lists(st.integers(0, 9) | st.just(65), max_size=2),
+    lengths=st.lists(st.integers(0, 9) | st.just(65), min_size=1, max_size=3).filter(any),
     given=st.booleans(),
     returned=st.booleans(),
 )
 def test_any_lengths_triton(op, lengths, given, returned):
-    # With a longer one: where all have a step or two, gate gradients are next to nothing, docs/decaying_fast_weights.md.
-    assert_packed(op, "triton", [*lengths, 65], given, returned)
+    assert_packed(op, "triton", lengths, given, returned)
 
 
 @both_ops
