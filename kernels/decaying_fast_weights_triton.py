@@ -231,7 +231,7 @@ def _backward(
     tensors = (q, k, v, gk, gv, reset, d_output, states, final, flows, mild, *gradients)
     arguments = (*tensors, *map(strides_of, (q, k, v, gk, gv, d_output)), scale, time, heads)
     constants = _constants(v, gk, gv, reset)
-    mild_gradients_kernel[batch * heads, len(states)](
+    mild_gradients_kernel[2 * batch * heads, len(states)](
         decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **OPTIONS, num_stages=1
     )
     if gk is not None or gv is not None:

@@ -48,27 +48,30 @@ def _rise_and_fall(gates, C: tl.constexpr):
 
 @triton.jit
 def _load_side(
-    x, y, g, decays, x_strides, y_strides, g_strides, tile, steps,
-    C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr,
-    EVEN: tl.constexpr,
+    x, y, g, x_strides, y_strides, g_strides, tile, steps,
+    C: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Of a tile of channels: x and y scaled to the middle; rise and fall; decays from the start and to the end.
-
-    The latter are read from `decays`, STRIDE apart.
-    """
+    """Of a tile of channels: x and y scaled to the middle; rise and fall."""
     columns = tile * BLOCK + tl.arange(0, BLOCK)
     x_tile = load_tile(x, x_strides, columns, steps, C, SIZE, EVEN)
     y_tile = load_tile(y, y_strides, columns, steps, C, SIZE, EVEN)
     if GATED:
         gates = load_raw(g, g_strides, columns, steps, C, SIZE, EVEN)
         rise, fall = _rise_and_fall(gates, C)
-        inside = columns < SIZE
-        start = tl.load(decays + columns, mask=inside, other=0.0)
-        end = tl.load(decays + STRIDE + columns, mask=inside, other=0.0)
-        return x_tile * rise, y_tile * fall, rise, fall, start, end
+        return x_tile * rise, y_tile * fall, rise, fall
     else:
-        ones = tl.full([BLOCK], 1.0, tl.float32)
-        return x_tile, y_tile, x_tile, y_tile, ones, ones
+        return x_tile, y_tile, x_tile, y_tile
+
+
+@triton.jit
+def _half_decays(decays, columns, SIZE: tl.constexpr, STRIDE: tl.constexpr, GATED: tl.constexpr):
+    """Of each channel from the start of the chunk to the middle, and from there to the end."""
+    if GATED:
+        start = tl.load(decays + columns, mask=columns < SIZE, other=0.0)
+        return start, tl.load(decays + STRIDE + columns, mask=columns < SIZE, other=0.0)
+    else:
+        ones = tl.full(columns.shape, 1.0, tl.float32)
+        return ones, ones
 
 
 @triton.jit(do_not_specialize=["T", "H"])
@@ -127,15 +130,14 @@ def mild_output_kernel(
     keys: tl.constexpr = (K + BK - 1) // BK
     values: tl.constexpr = (D + BD - 1) // BD
 
-    # Heads of more than one tile load tiles again wherever they are needed.
-    key_operands = (q, k, gk, decays, q_strides, k_strides, gk_strides)
+    # Heads of more than one tile load their tiles again wherever they are needed.
+    key_operands = (q, k, gk, q_strides, k_strides, gk_strides)
     if keys == 1:
-        key_side = _load_side(*key_operands, 0, steps, C, K, K + D, BK, HAS_GK, EVEN)
+        only_key = _load_side(*key_operands, 0, steps, C, K, BK, HAS_GK, EVEN)
     p = tl.zeros([C, C], tl.float32)
     for key in range(keys):
-        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
-        qs, ks = key_tiles[0], key_tiles[1]
-        p += product(qs, tl.trans(ks), PRECISION)
+        key_side = only_key if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+        p += product(key_side[0], tl.trans(key_side[1]), PRECISION)
     visible = tl.arange(0, C)[:, None] >= tl.arange(0, C)[None, :]
     if HAS_RESET:
         visible &= sequence[:, None] == sequence[None, :]
@@ -143,46 +145,100 @@ def mild_output_kernel(
 
     for value in range(values):
         d = value * BD + tl.arange(0, BD)
-        # The values alone: there is no second operand on their side.
-        value_tiles = _load_side(
-            v, v, gv, decays + K, v_strides, v_strides, gv_strides, value, steps, C, D, K + D, BD, HAS_GV, EVEN
-        )
-        vs, rise_v, start_v = value_tiles[1], value_tiles[2], value_tiles[4]
-        o = product(p, vs, PRECISION)
+        # The values alone: nothing else is on their side.
+        value_side = _load_side(v, v, gv, v_strides, v_strides, gv_strides, value, steps, C, D, BD, HAS_GV, EVEN)
+        start_v = _half_decays(decays + K, d, D, K + D, HAS_GV)[0]
+        o = product(p, value_side[1], PRECISION)
         for key in range(keys):
             i = key * BK + tl.arange(0, BK)
-            key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
-            qs, start_k = key_tiles[0], key_tiles[4]
-            state = load_state(states, i, d, K, D, False, EVEN) * start_k[:, None] * start_v[None, :]
+            key_side = only_key if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+            start_k = _half_decays(decays, i, K, K + D, HAS_GK)[0]
+            entering = key_side[0]
             if HAS_RESET:
-                qs = tl.where((sequence == 0)[:, None], qs, 0.0)
-            o += product(qs, state, PRECISION)
+                entering = tl.where((sequence == 0)[:, None], entering, 0.0)
+            state = load_state(states, i, d, K, D, False, EVEN) * start_k[:, None] * start_v[None, :]
+            o += product(entering, state, PRECISION)
         if HAS_GV:
-            o *= rise_v
+            o *= value_side[2]
         store_tile(output, D, o * scale, d, steps, H * D, C, EVEN)
 
 
 @triton.jit
-def _store_gate_gradient(
-    d_g,
-    flow,
-    crossing,
-    sequence,
-    last,
-    columns,
-    steps,
-    stride,
-    C: tl.constexpr,
-    SIZE: tl.constexpr,
-    HAS_RESET: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    gradient = until_end(flow, sequence, C, HAS_RESET)
+def _side_gradients(
+    x, y, g, other_x, other_y, other_g, decays, other_decays, d_x, d_y, d_g, entering, leaving, leaving_gradient,
+    x_strides, y_strides, g_strides, other_x_strides, other_y_strides, other_g_strides,
+    x_scale, other_x_scale, sequence, last, steps, stride,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr, OTHER_SIZE: tl.constexpr, OTHER_BLOCK: tl.constexpr,
+    TRANSPOSED: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, OTHER_GATED: tl.constexpr,
+    HAS_RESET: tl.constexpr, STORE_X: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one side: x and y are q and k, the other ones d_o and v; or the other way round.
+
+    States are [other, own] channels, or TRANSPOSED. The gradient of d_o would be the output: it is only what the gates
+    need, and not stored (STORE_X).
+    """
+    tiles: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
+    others: tl.constexpr = (OTHER_SIZE + OTHER_BLOCK - 1) // OTHER_BLOCK
+    of_both: tl.constexpr = SIZE + OTHER_SIZE
+    visible = tl.arange(0, C)[:, None] >= tl.arange(0, C)[None, :]
     if HAS_RESET:
-        gradient += tl.where((sequence == last)[:, None], crossing[None, :], 0.0)
-    else:
-        gradient += crossing[None, :]
-    store_tile(d_g, SIZE, gradient, columns, steps, stride, C, EVEN)
+        visible &= sequence[:, None] == sequence[None, :]
+    other_operands = (other_x, other_y, other_g, other_x_strides, other_y_strides, other_g_strides)
+    if others == 1:
+        only_other = _load_side(*other_operands, 0, steps, C, OTHER_SIZE, OTHER_BLOCK, OTHER_GATED, EVEN)
+    m = tl.zeros([C, C], tl.float32)
+    for other in range(others):
+        other_side = (
+            only_other
+            if others == 1
+            else _load_side(*other_operands, other, steps, C, OTHER_SIZE, OTHER_BLOCK, OTHER_GATED, EVEN)
+        )
+        m += product(other_side[0] * other_x_scale, tl.trans(other_side[1]), PRECISION)
+    m = tl.where(visible, m, 0.0)
+
+    for tile in range(tiles):
+        i = tile * BLOCK + tl.arange(0, BLOCK)
+        start, end = _half_decays(decays, i, SIZE, of_both, GATED)
+        of_y, of_x = tl.zeros([C, BLOCK], tl.float32), tl.zeros([C, BLOCK], tl.float32)
+        crossing = tl.zeros([BLOCK], tl.float32)
+        for other in range(others):
+            j = other * OTHER_BLOCK + tl.arange(0, OTHER_BLOCK)
+            other_side = (
+                only_other
+                if others == 1
+                else _load_side(*other_operands, other, steps, C, OTHER_SIZE, OTHER_BLOCK, OTHER_GATED, EVEN)
+            )
+            other_start, other_end = _half_decays(other_decays, j, OTHER_SIZE, of_both, OTHER_GATED)
+            flow = load_state(leaving_gradient, j, i, OTHER_SIZE, SIZE, TRANSPOSED, EVEN)
+            of_x += product(other_side[1], flow * other_end[:, None] * end[None, :], PRECISION)
+            if GATED:
+                crossing += tl.sum(load_state(leaving, j, i, OTHER_SIZE, SIZE, TRANSPOSED, EVEN) * flow, 0)
+            if GATED or STORE_X:
+                state = load_state(entering, j, i, OTHER_SIZE, SIZE, TRANSPOSED, EVEN)
+                state *= other_start[:, None] * start[None, :]
+                of_y += product(other_side[0] * other_x_scale, state, PRECISION)
+        if HAS_RESET:
+            of_y = tl.where((sequence == 0)[:, None], of_y, 0.0)
+            of_x = tl.where((sequence == last)[:, None], of_x, 0.0)
+        xs, ys, rise, fall = _load_side(
+            x, y, g, x_strides, y_strides, g_strides, tile, steps, C, SIZE, BLOCK, GATED, EVEN
+        )
+        xs *= x_scale
+        of_x += product(tl.trans(m), xs, PRECISION)
+        if GATED or STORE_X:
+            of_y += product(m, ys, PRECISION)
+        if GATED:
+            flow = until_end(xs * of_y - ys * of_x, sequence, C, HAS_RESET)
+            if HAS_RESET:
+                flow += tl.where((sequence == last)[:, None], crossing[None, :], 0.0)
+            else:
+                flow += crossing[None, :]
+            store_tile(d_g, SIZE, flow, i, steps, stride, C, EVEN)
+            of_y *= rise
+            of_x *= fall
+        if STORE_X:
+            store_tile(d_x, SIZE, of_y, i, steps, stride, C, EVEN)
+        store_tile(d_y, SIZE, of_x, i, steps, stride, C, EVEN)
 
 
 @triton.jit(do_not_specialize=["T", "H"])
@@ -224,10 +280,13 @@ def mild_gradients_kernel(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradients of the chunks that are mild. `flows` [chunks, B, H, K, D] are those of the states that leave them."""
-    index = tl.program_id(0).to(tl.int64)
+    """Gradients of the chunks that are mild, by programs in pairs, one for each side.
+
+    `flows` [chunks, B, H, K, D] are gradients of the states that leave the chunks.
+    """
+    index = (tl.program_id(0) // 2).to(tl.int64)
     chunk = tl.program_id(1)
-    heads = tl.num_programs(0).to(tl.int64)
+    heads = (tl.num_programs(0) // 2).to(tl.int64)
     place = chunk * heads + index
     if tl.load(mild + place) == 0:
         return
@@ -250,98 +309,17 @@ def mild_gradients_kernel(
     states += place * (K * D)
     decays += place * (2 * (K + D))
     sequence, last = sequences(reset + batch * T, chunk, T, C, True) if HAS_RESET else (tl.zeros([C], tl.int32), 0)
-    visible = tl.arange(0, C)[:, None] >= tl.arange(0, C)[None, :]
-    if HAS_RESET:
-        visible &= sequence[:, None] == sequence[None, :]
-        enters, leaves = (sequence == 0)[:, None], (sequence == last)[:, None]
-    keys: tl.constexpr = (K + BK - 1) // BK
-    values: tl.constexpr = (D + BD - 1) // BD
-
-    # Heads of more than one tile load tiles again wherever they are needed.
-    key_operands = (q, k, gk, decays, q_strides, k_strides, gk_strides)
-    if keys == 1:
-        key_side = _load_side(*key_operands, 0, steps, C, K, K + D, BK, HAS_GK, EVEN)
-    value_operands = (d_output, v, gv, decays + K, d_output_strides, v_strides, gv_strides)
-    if values == 1:
-        value_side = _load_side(*value_operands, 0, steps, C, D, K + D, BD, HAS_GV, EVEN)
-    p = tl.zeros([C, C], tl.float32)
-    for key in range(keys):
-        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
-        qs, ks = key_tiles[0], key_tiles[1]
-        p += product(qs, tl.trans(ks), PRECISION)
-    d_p = tl.zeros([C, C], tl.float32)
-    for value in range(values):
-        value_tiles = (
-            value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, K + D, BD, HAS_GV, EVEN)
-        )
-        dos, vs = value_tiles[0], value_tiles[1]
-        d_p += product(dos * scale, tl.trans(vs), PRECISION)
-    p, d_p = tl.where(visible, p, 0.0), tl.where(visible, d_p, 0.0)
-
-    for key in range(keys):
-        i = key * BK + tl.arange(0, BK)
-        key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
-        qs, ks, rise_k, fall_k, start_k, end_k = key_tiles
-        read, written = tl.zeros([C, BK], tl.float32), tl.zeros([C, BK], tl.float32)
-        crossing = tl.zeros([BK], tl.float32)
-        for value in range(values):
-            d = value * BD + tl.arange(0, BD)
-            value_tiles = (
-                value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, K + D, BD, HAS_GV, EVEN)
-            )
-            dos, vs, start_v, end_v = value_tiles[0], value_tiles[1], value_tiles[4], value_tiles[5]
-            state = load_state(states, d, i, D, K, True, EVEN) * start_v[:, None] * start_k[None, :]
-            flow = load_state(flows, d, i, D, K, True, EVEN)
-            crossing += tl.sum(load_state(leaving, d, i, D, K, True, EVEN) * flow, 0)
-            read += product(dos * scale, state, PRECISION)
-            written += product(vs, flow * end_v[:, None] * end_k[None, :], PRECISION)
-        if HAS_RESET:
-            read, written = tl.where(enters, read, 0.0), tl.where(leaves, written, 0.0)
-        read += product(d_p, ks, PRECISION)
-        written += product(tl.trans(d_p), qs, PRECISION)
-        if HAS_GK:
-            _store_gate_gradient(
-                d_gk + key_place, qs * read - ks * written, crossing, sequence, last, i, steps, H * K,
-                C, K, HAS_RESET, EVEN,
-            )  # fmt: skip
-            read *= rise_k
-            written *= fall_k
-        store_tile(d_q + key_place, K, read, i, steps, H * K, C, EVEN)
-        store_tile(d_k + key_place, K, written, i, steps, H * K, C, EVEN)
-
-    for value in range(values):
-        d = value * BD + tl.arange(0, BD)
-        value_tiles = (
-            value_side if values == 1 else _load_side(*value_operands, value, steps, C, D, K + D, BD, HAS_GV, EVEN)
-        )
-        dos, vs, fall_v, start_v, end_v = (
-            value_tiles[0],
-            value_tiles[1],
-            value_tiles[3],
-            value_tiles[4],
-            value_tiles[5],
-        )
-        dos = dos * scale
-        read, written = tl.zeros([C, BD], tl.float32), tl.zeros([C, BD], tl.float32)
-        crossing = tl.zeros([BD], tl.float32)
-        for key in range(keys):
-            i = key * BK + tl.arange(0, BK)
-            key_tiles = key_side if keys == 1 else _load_side(*key_operands, key, steps, C, K, K + D, BK, HAS_GK, EVEN)
-            qs, ks, start_k, end_k = key_tiles[0], key_tiles[1], key_tiles[4], key_tiles[5]
-            flow = load_state(flows, i, d, K, D, False, EVEN)
-            written += product(ks, flow * end_k[:, None] * end_v[None, :], PRECISION)
-            if HAS_GV:  # the output is what its gates need
-                state = load_state(states, i, d, K, D, False, EVEN) * start_k[:, None] * start_v[None, :]
-                crossing += tl.sum(load_state(leaving, i, d, K, D, False, EVEN) * flow, 0)
-                read += product(qs, state, PRECISION)
-        if HAS_RESET:
-            read, written = tl.where(enters, read, 0.0), tl.where(leaves, written, 0.0)
-        written += product(tl.trans(p), dos, PRECISION)
-        if HAS_GV:
-            read += product(p, vs, PRECISION)
-            _store_gate_gradient(
-                d_gv + value_place, dos * read - vs * written, crossing, sequence, last, d, steps, H * D,
-                C, D, HAS_RESET, EVEN,
-            )  # fmt: skip
-            written *= fall_v
-        store_tile(d_v + value_place, D, written, d, steps, H * D, C, EVEN)
+    if tl.program_id(0) % 2 == 0:
+        _side_gradients(
+            q, k, gk, d_output, v, gv, decays, decays + K, d_q + key_place, d_k + key_place, d_gk + key_place,
+            states, leaving, flows, q_strides, k_strides, gk_strides, d_output_strides, v_strides, gv_strides,
+            1.0, scale, sequence, last, steps, H * K,
+            K, BK, D, BD, True, C, HAS_GK, HAS_GV, HAS_RESET, True, EVEN, PRECISION,
+        )  # fmt: skip
+    else:
+        _side_gradients(
+            d_output, v, gv, q, k, gk, decays + K, decays, d_output, d_v + value_place, d_gv + value_place,
+            states, leaving, flows, d_output_strides, v_strides, gv_strides, q_strides, k_strides, gk_strides,
+            scale, 1.0, sequence, last, steps, H * D,
+            D, BD, K, BK, False, C, HAS_GV, HAS_GK, HAS_RESET, False, EVEN, PRECISION,
+        )  # fmt: skip
