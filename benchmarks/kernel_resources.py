@@ -12,6 +12,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 
+import torch
+
 from seqzoo.benchmarks.machine import bar, bars_to_markdown, describe
 
 
@@ -75,18 +77,19 @@ def _launches(precision: str):
     def sizes(block: int) -> dict:
         return {"K": SIZE, "D": SIZE, "BK": min(block, SIZE), "BD": min(block, SIZE)}
 
+    options = decay._options(torch.empty(0, dtype=torch.float32 if precision == "tf32x3" else torch.bfloat16))
     gates = {"HAS_GK": True, "HAS_GV": True}
     flags = gates | {"C": decay.CHUNK, "HAS_RESET": False, "EVEN": True}
     carried = {"K": SIZE, "D": SIZE, "BK": decay.CARRY_SIZE // SIZE, "BD": SIZE, "HAS_INITIAL": True}
     for reverse in (False, True):
         direction = "backward" if reverse else "forward"
         constants = sizes(decay.WRITES_BLOCK) | flags | {"REVERSE": reverse}
-        yield f"writes, {direction}", states.writes_kernel, constants, {"num_warps": 4}
+        yield f"writes, {direction}", states.writes_kernel, constants, options
         constants = carried | gates | {"HAS_RESET": False, "REVERSE": reverse}
         yield f"states, {direction}", states.carry_kernel, constants, {"num_warps": 4}
     flags |= {"PRECISION": precision}
     constants = sizes(decay.MILD_BLOCK) | flags
-    yield "output, mild gates", mild.mild_output_kernel, constants, decay.OPTIONS | {"num_stages": 1}
+    yield "output, mild gates", mild.mild_output_kernel, constants, options | {"num_stages": 1}
     yield "gradients, mild gates", mild.mild_gradients_kernel, constants, decay.OPTIONS | {"num_stages": 1}
     constants = sizes(decay.EXACT_BLOCK) | flags | {"LEVELS": decay.LEVELS, "GROUP": decay.GROUP}
     yield "output, any gates", exact.exact_output_kernel, constants, decay.OPTIONS

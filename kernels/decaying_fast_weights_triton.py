@@ -40,7 +40,7 @@ WRITES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 64, 64, 32
 LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
 GROUP = 4  # chunks that a program of the exact form looks at
 CARRY_SIZE = 1024  # numbers of a state that a program takes through the chunks
-# Of outputs and gradients. Left to itself, the assembler gives some of them 32 registers on sm_80, the rest is memory.
+# All registers that a thread can have, said because left to itself the assembler gives some kernels 32 on sm_80.
 OPTIONS = {"num_warps": 4, "maxnreg": 255}
 STEP_BLOCK = 32  # of the value channels that a program of a single step has
 
@@ -125,7 +125,7 @@ def _through_chunks(x, y, gx, gy, reset, initial, scale, states, decays, mild, r
         **flags,
         C=CHUNK,
         REVERSE=reverse,
-        num_warps=4,
+        **_options(y),
     )
     begins = None
     if reset is not None:
@@ -154,6 +154,11 @@ def _empty_saved(k, v):
     states = v.new_empty(*shape, key_size, value_size, dtype=torch.float32)
     decays = v.new_empty(*shape, 2, key_size + value_size, dtype=torch.float32)
     return states, decays, v.new_empty(shape, dtype=torch.int8)
+
+
+def _options(v):
+    """Of kernels that need few registers for half precision: a third of a multiprocessor's, so that it has three."""
+    return OPTIONS if v.dtype == torch.float32 else OPTIONS | {"maxnreg": 168}
 
 
 def _flags(gk, gv, reset):
@@ -186,7 +191,7 @@ def _forward(
     strides = map(strides_of, (q, k, v, gk, gv))
     arguments = (q, k, v, gk, gv, reset, states, mild, output, *strides, scale, time, heads)
     grid, constants = (batch * heads, len(states)), _constants(v, gk, gv, reset)
-    mild_output_kernel[grid](decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **OPTIONS, num_stages=1)
+    mild_output_kernel[grid](decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **_options(v), num_stages=1)
     if gk is not None or gv is not None:
         exact_output_kernel[batch * heads, triton.cdiv(len(states), GROUP)](
             *arguments,
