@@ -68,7 +68,7 @@ def compile_all() -> None:
 def _launches(precision: str):
     """(name, kernel, constants, options) as the ops launch them for heads of 64 with both gates."""
     from seqzoo.kernels import decaying_fast_weights_triton as decay
-    from seqzoo.kernels import decaying_fast_weights_triton_exact as exact
+    from seqzoo.kernels import decaying_fast_weights_triton_blocks as blocks
     from seqzoo.kernels import decaying_fast_weights_triton_mild as mild
     from seqzoo.kernels import decaying_fast_weights_triton_states as states
     from seqzoo.kernels import delta_fast_weights_triton as delta
@@ -83,17 +83,23 @@ def _launches(precision: str):
     carried = {"K": SIZE, "D": SIZE, "BK": decay.CARRY_SIZE // SIZE, "BD": SIZE, "HAS_INITIAL": True}
     for reverse in (False, True):
         direction = "backward" if reverse else "forward"
-        constants = sizes(decay.WRITES_BLOCK) | flags | {"REVERSE": reverse}
+        constants = sizes(decay.WRITES_BLOCK) | flags | {"BLOCK_LEVEL": decay.BLOCK_LEVEL, "REVERSE": reverse}
         yield f"writes, {direction}", states.writes_kernel, constants, options
         constants = carried | gates | {"HAS_RESET": False, "REVERSE": reverse}
         yield f"states, {direction}", states.carry_kernel, constants, {"num_warps": 4}
-    flags |= {"PRECISION": precision}
+    flags |= {"LEVELS": decay.LEVELS, "PRECISION": precision}
     constants = sizes(decay.MILD_BLOCK) | flags
     yield "output, mild gates", mild.mild_output_kernel, constants, options | {"num_stages": 1}
     yield "gradients, mild gates", mild.mild_gradients_kernel, constants, decay.OPTIONS | {"num_stages": 1}
-    constants = sizes(decay.EXACT_BLOCK) | flags | {"LEVELS": decay.LEVELS, "GROUP": decay.GROUP}
-    yield "output, any gates", exact.exact_output_kernel, constants, decay.OPTIONS
-    yield "gradients, any gates", exact.exact_gradients_kernel, constants, decay.OPTIONS
+    constants = sizes(decay.STRONG_BLOCK) | flags | {"GROUP": decay.GROUP}
+    for level, gates_of in ((decay.BLOCK_LEVEL, "stronger"), (0, "any")):
+        yield f"output, {gates_of} gates", blocks.blocks_output_kernel, constants | {"LEVEL": level}, decay.OPTIONS
+        yield (
+            f"gradients, {gates_of} gates",
+            blocks.blocks_gradients_kernel,
+            constants | {"LEVEL": level},
+            decay.OPTIONS,
+        )
     step = sizes(decay.STEP_BLOCK) | gates | {"BK": SIZE, "HAS_STATE": True}
     yield "one step", decay._step_kernel, step, {"num_warps": 4}
 

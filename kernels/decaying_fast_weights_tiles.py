@@ -11,8 +11,8 @@ from seqzoo.kernels.triton_chunks import INTERPRETED, tl, triton
 
 # exp of less is 0 in float32. Log gates are not taken lower, so that -inf is a number to calculate with.
 MIN_LOG_GATE = tl.constexpr(-128.0)
-# The sum of half a chunk below which the form for mild gates costs float32 more than its last digit.
-MIN_HALF_CHUNK = tl.constexpr(-11.0)
+# The sum of half a block below which factors from its middle cost float32 more than its last digit.
+MIN_HALF_BLOCK = tl.constexpr(-11.0)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -92,10 +92,20 @@ def exp(x):
 
 
 @triton.jit
-def half_sums(gates, C: tl.constexpr):
-    """Sums of each channel over the steps of either half."""
-    halves = tl.sum(tl.reshape(gates.to(tl.float32), [2, C // 2, gates.shape[1]]), 1)
-    return tl.split(tl.permute(halves, [1, 0]))
+def rise_and_fall(gates, LEVEL: tl.constexpr, C: tl.constexpr):
+    """exp of the sums of log gates from the middle of a step's block of 2^LEVEL to the step, and of their negative."""
+    t = tl.arange(0, C)[:, None]
+    i = tl.arange(0, C)[None, :]
+    middle = ((t >> LEVEL) << LEVEL) + ((1 << LEVEL) // 2 - 1)  # the last step of the first half
+    weights = ((i > middle) & (i <= t)).to(tl.float32) - ((i > t) & (i <= middle)).to(tl.float32)
+    centred = sums(weights, gates) * LOG2_E
+    return tl.exp2(centred), tl.exp2(-centred)
+
+
+@triton.jit
+def sums_of_parts(x, PARTS: tl.constexpr):
+    """[PARTS, columns]: sums over the rows of each of so many parts, float32."""
+    return tl.sum(tl.reshape(x.to(tl.float32), [PARTS, x.shape[0] // PARTS, x.shape[1]]), 1)
 
 
 @triton.jit

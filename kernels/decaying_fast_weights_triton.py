@@ -2,14 +2,14 @@ r"""Decaying fast weights on a GPU: Triton kernels, forward and backward, and th
 
 Forward, in chunks of C steps:
 
-1. what each chunk writes to the state, and which chunks have mild gates, all at once; then the state that enters each
-   chunk, one after the other;
-2. outputs, all chunks at once, by one kernel for chunks with mild gates and one for the others.
+1. what each chunk writes to the state, and how mild its gates are, all at once; then the state that enters each chunk,
+   one after the other;
+2. outputs, all chunks at once, by one kernel for chunks with mild gates and two for the others.
 
 Backward:
 
 3. the gradient of the state that leaves each chunk, by the kernels of 1, with q and d_o in the place of k and v;
-4. gradients, all chunks at once, by two kernels again.
+4. gradients, all chunks at once, by three kernels again.
 
 Nothing of a single step is stored but inputs, outputs and gradients; states of chunk ends are kept, in float32. The
 host reads no value. docs/decaying_fast_weights.md derives all that. Log gates that are not given are 0 and cost
@@ -19,7 +19,7 @@ nothing.
 import torch
 import torch.nn.functional as F
 
-from seqzoo.kernels.decaying_fast_weights_triton_exact import exact_gradients_kernel, exact_output_kernel
+from seqzoo.kernels.decaying_fast_weights_triton_blocks import blocks_gradients_kernel, blocks_output_kernel
 from seqzoo.kernels.decaying_fast_weights_triton_mild import mild_gradients_kernel, mild_output_kernel
 from seqzoo.kernels.decaying_fast_weights_triton_states import carry_kernel, writes_kernel
 from seqzoo.kernels.triton_chunks import (
@@ -35,10 +35,11 @@ from seqzoo.kernels.triton_chunks import (
 
 
 NAMESPACE = namespace(__name__)
-# Channels of a tile at most: of what a chunk writes, of a chunk with mild gates, and with any gates.
-WRITES_BLOCK, MILD_BLOCK, EXACT_BLOCK = 64, 64, 32
-LEVELS = CHUNK.bit_length()  # of the exact form: blocks of 1, 2, ... CHUNK / 2 steps, and a step with itself
-GROUP = 4  # chunks that a program of the exact form looks at
+# Channels of a tile at most: of what a chunk writes, of a chunk with mild gates, and with stronger ones.
+WRITES_BLOCK, MILD_BLOCK, STRONG_BLOCK = 64, 64, 32
+LEVELS = CHUNK.bit_length() - 1
+BLOCK_LEVEL = 4  # stronger gates: blocks of 16 steps, or of single ones
+GROUP = 4  # chunks that a program for stronger gates looks at
 CARRY_SIZE = 1024  # numbers of a state that a program takes through the chunks
 # All registers that a thread can have, said because left to itself the assembler gives some kernels 32 on sm_80.
 OPTIONS = {"num_warps": 4, "maxnreg": 255}
@@ -124,6 +125,7 @@ def _through_chunks(x, y, gx, gy, reset, initial, scale, states, decays, mild, r
         **sizes,
         **flags,
         C=CHUNK,
+        BLOCK_LEVEL=BLOCK_LEVEL,
         REVERSE=reverse,
         **_options(y),
     )
@@ -148,12 +150,12 @@ def _through_chunks(x, y, gx, gy, reset, initial, scale, states, decays, mild, r
 
 
 def _empty_saved(k, v):
-    """What the backward pass needs: states before chunks, decays of half chunks, which chunks are mild."""
+    """What the backward pass needs: states before chunks, decays of half chunks, how mild gates are."""
     batch, time, heads, key_size = k.shape
     shape, value_size = (-(-time // CHUNK), batch, heads), v.shape[-1]
     states = v.new_empty(*shape, key_size, value_size, dtype=torch.float32)
     decays = v.new_empty(*shape, 2, key_size + value_size, dtype=torch.float32)
-    return states, decays, v.new_empty(shape, dtype=torch.int8)
+    return states, decays, v.new_empty(*shape, 2, dtype=torch.int8)
 
 
 def _options(v):
@@ -165,8 +167,13 @@ def _flags(gk, gv, reset):
     return {"HAS_GK": gk is not None, "HAS_GV": gv is not None, "HAS_RESET": reset is not None}
 
 
+def _strong_levels(gk, gv):
+    """Of the kernels that are launched beside those for mild gates."""
+    return () if gk is None and gv is None else (BLOCK_LEVEL, 0)
+
+
 def _constants(v, gk, gv, reset):
-    return _flags(gk, gv, reset) | {"C": CHUNK, "PRECISION": precision_of(v)}
+    return _flags(gk, gv, reset) | {"C": CHUNK, "LEVELS": LEVELS, "PRECISION": precision_of(v)}
 
 
 @torch.library.custom_op(f"{NAMESPACE}::forward", mutates_args=())
@@ -192,15 +199,9 @@ def _forward(
     arguments = (q, k, v, gk, gv, reset, states, mild, output, *strides, scale, time, heads)
     grid, constants = (batch * heads, len(states)), _constants(v, gk, gv, reset)
     mild_output_kernel[grid](decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **_options(v), num_stages=1)
-    if gk is not None or gv is not None:
-        exact_output_kernel[batch * heads, triton.cdiv(len(states), GROUP)](
-            *arguments,
-            len(states),
-            **_sizes(k, v, EXACT_BLOCK),
-            **constants,
-            LEVELS=LEVELS,
-            GROUP=GROUP,
-            **OPTIONS,
+    for level in _strong_levels(gk, gv):
+        blocks_output_kernel[batch * heads, triton.cdiv(len(states), GROUP)](
+            *arguments, len(states), **_sizes(k, v, STRONG_BLOCK), **constants, **OPTIONS, LEVEL=level, GROUP=GROUP
         )
     return output, final, states, decays, mild
 
@@ -239,9 +240,9 @@ def _backward(
     mild_gradients_kernel[2 * batch * heads, len(states)](
         decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **OPTIONS, num_stages=1
     )
-    if gk is not None or gv is not None:
-        exact_gradients_kernel[2 * batch * heads, triton.cdiv(len(states), GROUP)](
-            *arguments, len(states), **_sizes(k, v, EXACT_BLOCK), **constants, **OPTIONS, LEVELS=LEVELS, GROUP=GROUP
+    for level in _strong_levels(gk, gv):
+        blocks_gradients_kernel[2 * batch * heads, triton.cdiv(len(states), GROUP)](
+            *arguments, len(states), **_sizes(k, v, STRONG_BLOCK), **constants, **OPTIONS, LEVEL=level, GROUP=GROUP
         )
     if reset is not None:
         for d_gate in gradients[3:]:

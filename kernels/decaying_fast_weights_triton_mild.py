@@ -15,41 +15,26 @@ of the state that leaves the chunk, decayed back to the middle,
 and over a key-side gate flows Qs * (dP Ks + dOs S~^T) - Ks * (dP^T Qs + Vs E~^T), over a value-side gate the same of
 dOs and Vs, summed from its step to the end of the chunk, and beyond that S * E at the end.
 
-fall grows to exp(-sum of half a chunk): a chunk is mild where no half sums to less than [`MIN_HALF_CHUNK`].
+fall grows to exp(-sum of half a chunk): a chunk is mild where no half sums to less than [`MIN_HALF_BLOCK`].
 """
 
 from seqzoo.kernels.decaying_fast_weights_tiles import (
-    LOG2_E,
     chunk_start,
     load_raw,
     load_state,
     load_tile,
+    rise_and_fall,
     store_tile,
-    sums,
     until_end,
 )
 from seqzoo.kernels.triton_chunks import product, sequences, tl, triton
 
 
 @triton.jit
-def _centred(C: tl.constexpr):
-    """Weights of the sums from the middle: 1 from behind it to t, -1 from behind t to it."""
-    t = tl.arange(0, C)[:, None]
-    i = tl.arange(0, C)[None, :]
-    middle: tl.constexpr = C // 2 - 1
-    return ((i > middle) & (i <= t)).to(tl.float32) - ((i > t) & (i <= middle)).to(tl.float32)
-
-
-@triton.jit
-def _rise_and_fall(gates, C: tl.constexpr):
-    centred = sums(_centred(C), gates) * LOG2_E
-    return tl.exp2(centred), tl.exp2(-centred)
-
-
-@triton.jit
 def _load_side(
     x, y, g, x_strides, y_strides, g_strides, tile, steps,
-    C: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
+    C: tl.constexpr, LEVELS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Of a tile of channels: x and y scaled to the middle; rise and fall."""
     columns = tile * BLOCK + tl.arange(0, BLOCK)
@@ -57,7 +42,7 @@ def _load_side(
     y_tile = load_tile(y, y_strides, columns, steps, C, SIZE, EVEN)
     if GATED:
         gates = load_raw(g, g_strides, columns, steps, C, SIZE, EVEN)
-        rise, fall = _rise_and_fall(gates, C)
+        rise, fall = rise_and_fall(gates, LEVELS, C)
         return x_tile * rise, y_tile * fall, rise, fall
     else:
         return x_tile, y_tile, x_tile, y_tile
@@ -99,6 +84,7 @@ def mild_output_kernel(
     BK: tl.constexpr,
     BD: tl.constexpr,
     C: tl.constexpr,
+    LEVELS: tl.constexpr,
     HAS_GK: tl.constexpr,
     HAS_GV: tl.constexpr,
     HAS_RESET: tl.constexpr,
@@ -112,7 +98,7 @@ def mild_output_kernel(
     index = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     place = chunk * tl.num_programs(0).to(tl.int64) + index
-    if tl.load(mild + place) == 0:
+    if tl.load(mild + 2 * place) == 0:
         return
     states += place * (K * D)
     decays += place * (2 * (K + D))
@@ -133,10 +119,10 @@ def mild_output_kernel(
     # Heads of more than one tile load their tiles again wherever they are needed.
     key_operands = (q, k, gk, q_strides, k_strides, gk_strides)
     if keys == 1:
-        only_key = _load_side(*key_operands, 0, steps, C, K, BK, HAS_GK, EVEN)
+        only_key = _load_side(*key_operands, 0, steps, C, LEVELS, K, BK, HAS_GK, EVEN)
     p = tl.zeros([C, C], tl.float32)
     for key in range(keys):
-        key_side = only_key if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+        key_side = only_key if keys == 1 else _load_side(*key_operands, key, steps, C, LEVELS, K, BK, HAS_GK, EVEN)
         p += product(key_side[0], tl.trans(key_side[1]), PRECISION)
     visible = tl.arange(0, C)[:, None] >= tl.arange(0, C)[None, :]
     if HAS_RESET:
@@ -146,12 +132,14 @@ def mild_output_kernel(
     for value in range(values):
         d = value * BD + tl.arange(0, BD)
         # The values alone: nothing else is on their side.
-        value_side = _load_side(v, v, gv, v_strides, v_strides, gv_strides, value, steps, C, D, BD, HAS_GV, EVEN)
+        value_side = _load_side(
+            v, v, gv, v_strides, v_strides, gv_strides, value, steps, C, LEVELS, D, BD, HAS_GV, EVEN
+        )
         start_v = _half_decays(decays + K, d, D, K + D, HAS_GV)[0]
         o = product(p, value_side[1], PRECISION)
         for key in range(keys):
             i = key * BK + tl.arange(0, BK)
-            key_side = only_key if keys == 1 else _load_side(*key_operands, key, steps, C, K, BK, HAS_GK, EVEN)
+            key_side = only_key if keys == 1 else _load_side(*key_operands, key, steps, C, LEVELS, K, BK, HAS_GK, EVEN)
             start_k = _half_decays(decays, i, K, K + D, HAS_GK)[0]
             entering = key_side[0]
             if HAS_RESET:
@@ -169,7 +157,7 @@ def _side_gradients(
     x_strides, y_strides, g_strides, other_x_strides, other_y_strides, other_g_strides,
     x_scale, other_x_scale, sequence, last, steps, stride,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, OTHER_SIZE: tl.constexpr, OTHER_BLOCK: tl.constexpr,
-    TRANSPOSED: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, OTHER_GATED: tl.constexpr,
+    TRANSPOSED: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr, OTHER_GATED: tl.constexpr,
     HAS_RESET: tl.constexpr, STORE_X: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one side: x and y are q and k, the other ones d_o and v; or the other way round.
@@ -185,13 +173,13 @@ def _side_gradients(
         visible &= sequence[:, None] == sequence[None, :]
     other_operands = (other_x, other_y, other_g, other_x_strides, other_y_strides, other_g_strides)
     if others == 1:
-        only_other = _load_side(*other_operands, 0, steps, C, OTHER_SIZE, OTHER_BLOCK, OTHER_GATED, EVEN)
+        only_other = _load_side(*other_operands, 0, steps, C, LEVELS, OTHER_SIZE, OTHER_BLOCK, OTHER_GATED, EVEN)
     m = tl.zeros([C, C], tl.float32)
     for other in range(others):
         other_side = (
             only_other
             if others == 1
-            else _load_side(*other_operands, other, steps, C, OTHER_SIZE, OTHER_BLOCK, OTHER_GATED, EVEN)
+            else _load_side(*other_operands, other, steps, C, LEVELS, OTHER_SIZE, OTHER_BLOCK, OTHER_GATED, EVEN)
         )
         m += product(other_side[0] * other_x_scale, tl.trans(other_side[1]), PRECISION)
     m = tl.where(visible, m, 0.0)
@@ -206,7 +194,7 @@ def _side_gradients(
             other_side = (
                 only_other
                 if others == 1
-                else _load_side(*other_operands, other, steps, C, OTHER_SIZE, OTHER_BLOCK, OTHER_GATED, EVEN)
+                else _load_side(*other_operands, other, steps, C, LEVELS, OTHER_SIZE, OTHER_BLOCK, OTHER_GATED, EVEN)
             )
             other_start, other_end = _half_decays(other_decays, j, OTHER_SIZE, of_both, OTHER_GATED)
             flow = load_state(leaving_gradient, j, i, OTHER_SIZE, SIZE, TRANSPOSED, EVEN)
@@ -221,7 +209,7 @@ def _side_gradients(
             of_y = tl.where((sequence == 0)[:, None], of_y, 0.0)
             of_x = tl.where((sequence == last)[:, None], of_x, 0.0)
         xs, ys, rise, fall = _load_side(
-            x, y, g, x_strides, y_strides, g_strides, tile, steps, C, SIZE, BLOCK, GATED, EVEN
+            x, y, g, x_strides, y_strides, g_strides, tile, steps, C, LEVELS, SIZE, BLOCK, GATED, EVEN
         )
         xs *= x_scale
         of_x += product(tl.trans(m), xs, PRECISION)
@@ -274,6 +262,7 @@ def mild_gradients_kernel(
     BK: tl.constexpr,
     BD: tl.constexpr,
     C: tl.constexpr,
+    LEVELS: tl.constexpr,
     HAS_GK: tl.constexpr,
     HAS_GV: tl.constexpr,
     HAS_RESET: tl.constexpr,
@@ -288,7 +277,7 @@ def mild_gradients_kernel(
     chunk = tl.program_id(1)
     heads = (tl.num_programs(0) // 2).to(tl.int64)
     place = chunk * heads + index
-    if tl.load(mild + place) == 0:
+    if tl.load(mild + 2 * place) == 0:
         return
     batch, head = index // H, index % H
     steps = T - chunk * C
@@ -314,12 +303,12 @@ def mild_gradients_kernel(
             q, k, gk, d_output, v, gv, decays, decays + K, d_q + key_place, d_k + key_place, d_gk + key_place,
             states, leaving, flows, q_strides, k_strides, gk_strides, d_output_strides, v_strides, gv_strides,
             1.0, scale, sequence, last, steps, H * K,
-            K, BK, D, BD, True, C, HAS_GK, HAS_GV, HAS_RESET, True, EVEN, PRECISION,
+            K, BK, D, BD, True, C, LEVELS, HAS_GK, HAS_GV, HAS_RESET, True, EVEN, PRECISION,
         )  # fmt: skip
     else:
         _side_gradients(
             d_output, v, gv, q, k, gk, decays + K, decays, d_output, d_v + value_place, d_gv + value_place,
             states, leaving, flows, d_output_strides, v_strides, gv_strides, q_strides, k_strides, gk_strides,
             scale, 1.0, sequence, last, steps, H * D,
-            D, BD, K, BK, False, C, HAS_GV, HAS_GK, HAS_RESET, False, EVEN, PRECISION,
+            D, BD, K, BK, False, C, LEVELS, HAS_GV, HAS_GK, HAS_RESET, False, EVEN, PRECISION,
         )  # fmt: skip

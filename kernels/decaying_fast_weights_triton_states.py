@@ -12,26 +12,31 @@ Products are tf32x3 whatever the inputs: what is carried through all chunks keep
 """
 
 from seqzoo.kernels.decaying_fast_weights_tiles import (
-    MIN_HALF_CHUNK,
+    MIN_HALF_BLOCK,
     after,
     chunk_start,
     exp,
-    half_sums,
     load_gates,
     load_tile,
     sums,
+    sums_of_parts,
     up_to,
 )
 from seqzoo.kernels.triton_chunks import product, sequences, tl, triton
 
 
 @triton.jit
-def _store_decays(decays, gates, columns, C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr):
-    """Decays of either half of the chunk, STRIDE apart; returns the lowest sum of a half."""
-    first, second = half_sums(gates, C)
+def _store_decays(
+    decays, mild, gates, columns, C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, BLOCK_LEVEL: tl.constexpr
+):
+    """Decays of either half of the chunk, STRIDE apart; and 0 where the gates of chunk or blocks are not mild."""
+    first, second = tl.split(tl.permute(sums_of_parts(gates, 2), [1, 0]))
     tl.store(decays + columns, exp(first), mask=columns < SIZE)
     tl.store(decays + STRIDE + columns, exp(second), mask=columns < SIZE)
-    return tl.min(tl.minimum(first, second), 0)
+    if tl.min(tl.minimum(first, second), 0) < MIN_HALF_BLOCK:
+        tl.store(mild, 0)
+        lowest = tl.min(tl.min(sums_of_parts(gates, (2 * C) >> BLOCK_LEVEL), 0), 0)
+        tl.store(mild + 1, 0, mask=lowest < MIN_HALF_BLOCK)
 
 
 @triton.jit(do_not_specialize=["T", "H"])  # at 1 or multiples of 16 it would be compiled again, for nothing
@@ -56,6 +61,7 @@ def writes_kernel(
     BK: tl.constexpr,
     BD: tl.constexpr,
     C: tl.constexpr,
+    BLOCK_LEVEL: tl.constexpr,
     HAS_GK: tl.constexpr,
     HAS_GV: tl.constexpr,
     HAS_RESET: tl.constexpr,
@@ -65,7 +71,8 @@ def writes_kernel(
     """W of every chunk, into `states` [chunks, B, H, K, D].
 
     x is of size K, y of size D and multiplied by `scale`: k and v, or q and d_o. The forward pass writes the decays of
-    half chunks, `decays` [chunks, B, H, 2, K + D], and sets `mild` [chunks, B, H] to 0 where the gates are not.
+    half chunks, `decays` [chunks, B, H, 2, K + D]. It sets `mild` [chunks, B, H, 2] to 0 where the gates of the chunk,
+    or of a block of 2^BLOCK_LEVEL steps in it, are not.
     """
     index = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
@@ -78,19 +85,17 @@ def writes_kernel(
     x_tile = load_tile(chunk_start(x, x_strides, batch, head, chunk, C), x_strides, i, steps, C, K, EVEN)
     y_tile = load_tile(chunk_start(y, y_strides, batch, head, chunk, C), y_strides, d, steps, C, D, EVEN) * scale
     decays += place * (2 * (K + D))
-    lowest = 0.0
+    mild += 2 * place
     if HAS_GK:
         gates = load_gates(chunk_start(gx, gx_strides, batch, head, chunk, C), gx_strides, i, steps, C, K, EVEN)
         x_tile *= exp(sums(up_to(C) if REVERSE else after(C), gates))
         if not REVERSE:
-            lowest = _store_decays(decays, gates, i, C, K, K + D)
+            _store_decays(decays, mild, gates, i, C, K, K + D, BLOCK_LEVEL)
     if HAS_GV:
         gates = load_gates(chunk_start(gy, gy_strides, batch, head, chunk, C), gy_strides, d, steps, C, D, EVEN)
         y_tile *= exp(sums(up_to(C) if REVERSE else after(C), gates))
         if not REVERSE:
-            lowest = tl.minimum(lowest, _store_decays(decays + K, gates, d, C, D, K + D))
-    if not REVERSE:
-        tl.store(mild + place, 0, mask=lowest < MIN_HALF_CHUNK)
+            _store_decays(decays + K, mild, gates, d, C, D, K + D, BLOCK_LEVEL)
     if HAS_RESET:
         sequence, last = sequences(reset + batch * T, chunk, T, C, HAS_RESET)
         x_tile = tl.where((sequence == (0 if REVERSE else last))[:, None], x_tile, 0.0)

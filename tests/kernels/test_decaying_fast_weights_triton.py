@@ -108,10 +108,13 @@ def test_a_gate_that_is_not_a_number_shows(gate):
     assert state.isnan().any()
 
 
-def test_mild_and_strong_chunks_in_one_call():
+def test_mild_stronger_and_any_gates_in_one_call(module):
     inputs = make_inputs(time=200, heads=3)
-    inputs["gk"][:, 70, 1, 3] = -40.0
+    inputs["gk"][:, 64:128, 1, 3] -= 1.0  # 8 steps sum to more than -11, 32 to less
+    inputs["gk"][:, 70, 2, 3] = -40.0
     inputs["gv"][:, 199, 2] = -400.0
+    *_, mild = module._forward(*(x.to(DEVICE) for x in inputs.values()), None, 0.25)
+    assert mild.sum(-1)[:, 0].tolist() == [[2, 2, 2], [2, 1, 0], [2, 2, 2], [2, 2, 0]]
     assert_exact(inputs)
 
 
@@ -137,16 +140,18 @@ def test_random_inputs(shape, sizes, logits, share, seed):
     assert_exact(make_inputs(*shape, *sizes, logits=logits, seed=seed), reset, tolerance=2e-6)
 
 
-@pytest.mark.parametrize("logits", [1.0, 8.0, 60.0])
-def test_bfloat16_is_as_good_as_the_chunked_form(logits):
-    inputs = make_inputs(time=150, heads=2, K=64, D=64, logits=logits, dtype=torch.bfloat16)
+@pytest.mark.parametrize(("logits", "bias"), [(1.0, 3.0), (1.0, 0.0), (8.0, 3.0), (60.0, 3.0)])
+def test_bfloat16_is_as_good_as_the_chunked_form(logits, bias):
+    inputs = make_inputs(time=150, heads=2, K=64, D=64, logits=logits, bias=bias, dtype=torch.bfloat16)
     expected = run(inputs, "recurrent", torch.float64)
     actual = run(inputs, "triton", torch.bfloat16, device=DEVICE)
     chunked = mean_errors(run(inputs, "chunked", torch.bfloat16), expected)
     assert max(errors(actual, expected).values()) <= HALF_TOLERANCE
     for name, error in mean_errors(actual, expected).items():
+        # Gradients of gates are differences of flows, the smaller the stronger the gates are.
+        limit = 1.5 if name in ("d_gk", "d_gv") and bias == 0 else 1.2
         # Of the final state, float32, the chunked form keeps all digits: so do the kernels.
-        assert error <= max(1.2 * chunked[name], TOLERANCE), f"{name}: {error:.1e}, chunked {chunked[name]:.1e}"
+        assert error <= max(limit * chunked[name], TOLERANCE), f"{name}: {error:.1e}, chunked {chunked[name]:.1e}"
 
 
 @pytest.mark.parametrize("logits", [1.0, 8.0, 60.0])

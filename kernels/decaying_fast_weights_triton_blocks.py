@@ -1,4 +1,4 @@
-r"""Triton kernels of decaying fast weights for chunks with any gates: products around many boundaries.
+r"""Triton kernels of decaying fast weights for chunks with stronger gates: products in blocks, and between them.
 
 From step j to a later step t a channel decays by exp(g_{j+1} + ... + g_t), with g its log gates. Two products of a
 chunk are made of that,
@@ -6,9 +6,13 @@ chunk are made of that,
     scores:  P_tj = sum_c x_tc exp(g_{j+1,c} + ... + g_tc) y_jc                                       for j <= t
     apply:   z_tc = sum_j M_tj exp(g_{j+1,c} + ... + g_tc) y_jc         or its transpose, summed over t,
 
-and step t and step j meet at the boundary of two neighbouring blocks of h = 1, 2, 4, ... C / 2 steps. Sums from there
-to t and from j to there are of numbers <= 0: nothing overflows. One matrix product for each h, of which the pairs of
-steps are kept that meet there.
+and both become matrix products where x and y bring factors of their own:
+
+- Steps t and j of two neighbouring blocks of h = 2^LEVEL, ... C / 4, C / 2 steps meet at the boundary: sums from there
+  to t and from j to there are of numbers <= 0, nothing overflows. One product for each h, of which the pairs of steps
+  are kept that meet there.
+- Steps of the same block of 2^LEVEL: sums from its middle, positive ones too, as in the form for mild gates. So its
+  halves must not sum to less than [`MIN_HALF_BLOCK`]; but LEVEL = 0, a step with itself, is for any gates.
 
 Backward, the key side (q, k, gk, and the scores of d_o and v) and the value side (d_o, v, gv, and the scores of q and
 k) are the same computation. The gradient of a log gate is all that flows over it: from its step to the end of the
@@ -23,6 +27,7 @@ from seqzoo.kernels.decaying_fast_weights_tiles import (
     load_gates,
     load_state,
     load_tile,
+    rise_and_fall,
     store_tile,
     sums,
     until_end,
@@ -32,34 +37,47 @@ from seqzoo.kernels.triton_chunks import product, sequences, tl, triton
 
 
 @triton.jit
-def _meets(level, C: tl.constexpr):
-    """[t, j]: the pairs of steps j <= t that meet where two blocks of 2^(level - 1) steps do; t = j at level 0."""
+def _within(LEVEL: tl.constexpr, C: tl.constexpr):
+    """[t, j]: the pairs of steps j <= t of the same block of 2^LEVEL."""
     t = tl.arange(0, C)[:, None]
     j = tl.arange(0, C)[None, :]
-    return (t >= j) & (((t ^ j) << 1) >> level == 1) | ((t == j) & (level == 0))
+    return (t >= j) & (t >> LEVEL == j >> LEVEL)
+
+
+@triton.jit
+def _meets(level, C: tl.constexpr):
+    """[t, j]: the pairs of steps j < t that meet where two blocks of 2^level steps do."""
+    t = tl.arange(0, C)[:, None]
+    j = tl.arange(0, C)[None, :]
+    return (t > j) & ((t ^ j) >> level == 1)
 
 
 @triton.jit
 def _boundary_factors(gates, level, C: tl.constexpr):
-    """Decays between each step and the boundary that the blocks of 2^(level - 1) steps meet at, 1 at level 0.
+    """Decays between each step and the boundary that its block of 2^level steps has with its partner.
 
     Rows of second blocks: from the boundary to the step and with it. Rows of first blocks: from after the step to the
     boundary.
     """
     t = tl.arange(0, C)[:, None]
     i = tl.arange(0, C)[None, :]
-    shift = tl.maximum(level - 1, 0)
-    second = ((t >> shift) & 1) == 1
-    summed = ((t >> shift) == (i >> shift)) & tl.where(second, i <= t, i > t) & (level > 0)
-    return exp(sums(summed, gates))
+    second = ((t >> level) & 1) == 1
+    return exp(sums((t >> level == i >> level) & tl.where(second, i <= t, i > t), gates))
 
 
 @triton.jit
-def _scores(x, y, gates, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
-    """P [t, j] of the module docstring, 0 for j > t. C is 2^(LEVELS - 1)."""
+def _scores(
+    x, y, gates, C: tl.constexpr, LEVEL: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """P [t, j] of the module docstring, 0 for j > t. C is 2^LEVELS."""
     if GATED:
-        result = tl.zeros([C, C], tl.float32)
-        for level in range(LEVELS):
+        if LEVEL > 0:
+            rise, fall = rise_and_fall(gates, LEVEL, C)
+            result = tl.where(_within(LEVEL, C), product(x * rise, tl.trans(y * fall), PRECISION), 0.0)
+        else:
+            result = tl.where(_within(LEVEL, C), product(x, tl.trans(y), PRECISION), 0.0)
+        for level in range(LEVEL, LEVELS):
             factors = _boundary_factors(gates, level, C)
             result += tl.where(_meets(level, C), product(x * factors, tl.trans(y * factors), PRECISION), 0.0)
         return result
@@ -68,11 +86,19 @@ def _scores(x, y, gates, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.conste
 
 
 @triton.jit
-def _apply(m, y, gates, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+def _apply(
+    m, y, gates, C: tl.constexpr, LEVEL: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
     """z [t, c] of the module docstring; `m` [t, j] is 0 for j > t."""
     if GATED:
-        result = tl.zeros_like(y)
-        for level in range(LEVELS):
+        kept = tl.where(_within(LEVEL, C), m, 0.0)
+        if LEVEL > 0:
+            rise, fall = rise_and_fall(gates, LEVEL, C)
+            result = product(kept, y * fall, PRECISION) * rise
+        else:
+            result = product(kept, y, PRECISION)
+        for level in range(LEVEL, LEVELS):
             factors = _boundary_factors(gates, level, C)
             result += product(tl.where(_meets(level, C), m, 0.0), y * factors, PRECISION) * factors
         return result
@@ -81,11 +107,21 @@ def _apply(m, y, gates, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constex
 
 
 @triton.jit
-def _apply_both(m, x, y, gates, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+def _apply_both(
+    m, x, y, gates, C: tl.constexpr, LEVEL: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
     """`_apply` of y, and its transpose of x: for every j, what steps t >= j have of it."""
     if GATED:
-        of_y, of_x = tl.zeros_like(y), tl.zeros_like(x)
-        for level in range(LEVELS):
+        kept = tl.where(_within(LEVEL, C), m, 0.0)
+        if LEVEL > 0:
+            rise, fall = rise_and_fall(gates, LEVEL, C)
+            of_y = product(kept, y * fall, PRECISION) * rise
+            of_x = product(tl.trans(kept), x * rise, PRECISION) * fall
+        else:
+            of_y = product(kept, y, PRECISION)
+            of_x = product(tl.trans(kept), x, PRECISION)
+        for level in range(LEVEL, LEVELS):
             factors = _boundary_factors(gates, level, C)
             kept = tl.where(_meets(level, C), m, 0.0)
             of_y += product(kept, y * factors, PRECISION) * factors
@@ -98,7 +134,7 @@ def _apply_both(m, x, y, gates, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl
 @triton.jit
 def _all_scores(
     x, y, g, x_strides, y_strides, g_strides, steps, SIZE: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr,
-    LEVELS: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    LEVEL: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The scores of a chunk, summed over all channels."""
     result = tl.zeros([C, C], tl.float32)
@@ -109,7 +145,7 @@ def _all_scores(
         gates = x_tile
         if GATED:
             gates = load_gates(g, g_strides, columns, steps, C, SIZE, EVEN)
-        result += _scores(x_tile, y_tile, gates, C, LEVELS, GATED, PRECISION)
+        result += _scores(x_tile, y_tile, gates, C, LEVEL, LEVELS, GATED, PRECISION)
     return result
 
 
@@ -135,15 +171,20 @@ def _of_state(
 
 
 @triton.jit
-def _all_mild(mild, first, index, heads, chunks, GROUP: tl.constexpr):
-    """Whether GROUP chunks from the first on are, those behind the last one included."""
-    chunk = first + tl.arange(0, GROUP)
-    flags = tl.load(mild + chunk.to(tl.int64) * heads + index, mask=chunk < chunks, other=1)
-    return tl.min(flags.to(tl.int32), 0) != 0
+def _is_of_level(mild, place, exists, LEVEL: tl.constexpr):
+    """Whether chunks are for these blocks: those whose gates are mild in them, and not in longer ones.
+
+    `mild` [..., 2] is not 0 where the gates of the whole chunk, and of its blocks that are longer than a step, are.
+    """
+    blocks = tl.load(mild + 2 * place + 1, mask=exists, other=1) != 0
+    if LEVEL == 0:
+        return exists & (blocks == 0)
+    else:
+        return exists & blocks & (tl.load(mild + 2 * place, mask=exists, other=1) == 0)
 
 
 @triton.jit(do_not_specialize=["T", "H", "chunks"])
-def exact_output_kernel(
+def blocks_output_kernel(
     q,
     k,
     v,
@@ -167,6 +208,7 @@ def exact_output_kernel(
     BK: tl.constexpr,
     BD: tl.constexpr,
     C: tl.constexpr,
+    LEVEL: tl.constexpr,
     LEVELS: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_GK: tl.constexpr,
@@ -175,22 +217,24 @@ def exact_output_kernel(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Outputs [B, T, H, D] of the chunks that are not mild; `states` [chunks, B, H, K, D] enter the chunks.
+    """Outputs [B, T, H, D] of the chunks that are for LEVEL; `states` [chunks, B, H, K, D] enter the chunks.
 
-    A program has GROUP chunks: where most are mild, most programs look at them all at once and have nothing to do.
+    A program has GROUP chunks, looks at them all at once, and often has nothing to do.
     """
     index = tl.program_id(0).to(tl.int64)
     heads = tl.num_programs(0).to(tl.int64)
     batch, head = index // H, index % H
     first = tl.program_id(1) * GROUP
-    if _all_mild(mild, first, index, heads, chunks, GROUP):
+    group = first + tl.arange(0, GROUP)
+    here = _is_of_level(mild, group.to(tl.int64) * heads + index, group < chunks, LEVEL)
+    if tl.sum(here.to(tl.int32), 0) == 0:
         return
     if HAS_RESET:
         reset += batch * T
     for n in range(GROUP):
         chunk = first + n
         place = chunk * heads + index
-        if tl.load(mild + place, mask=chunk < chunks, other=1) == 0:
+        if _is_of_level(mild, place, chunk < chunks, LEVEL):
             steps = T - chunk * C
             entering = states + place * (K * D)
             q_start = chunk_start(q, q_strides, batch, head, chunk, C)
@@ -203,8 +247,8 @@ def exact_output_kernel(
                 gv_start = chunk_start(gv, gv_strides, batch, head, chunk, C)
             sequence, _ = sequences(reset, chunk, T, C, HAS_RESET)
             p = _all_scores(
-                q_start, k_start, gk_start, q_strides, k_strides, gk_strides, steps, K, BK, C, LEVELS, HAS_GK, EVEN,
-                PRECISION,
+                q_start, k_start, gk_start, q_strides, k_strides, gk_strides, steps, K, BK, C, LEVEL, LEVELS, HAS_GK,
+                EVEN, PRECISION,
             )  # fmt: skip
             if HAS_RESET:
                 p = tl.where(sequence[:, None] == sequence[None, :], p, 0.0)
@@ -221,7 +265,7 @@ def exact_output_kernel(
                     o *= exp(sums(up_to(C), gates))
                 if HAS_RESET:
                     o = tl.where((sequence == 0)[:, None], o, 0.0)
-                o += _apply(p, v_tile, gates, C, LEVELS, HAS_GV, PRECISION)
+                o += _apply(p, v_tile, gates, C, LEVEL, LEVELS, HAS_GV, PRECISION)
                 output_start = output + ((batch * T + chunk * C) * H + head) * D
                 store_tile(output_start, D, o * scale, d, steps, H * D, C, EVEN)
 
@@ -232,8 +276,9 @@ def _side_gradients(
     x_strides, y_strides, g_strides, other_x_strides, other_y_strides, other_g_strides,
     x_scale, other_x_scale, batch, head, chunk, T, H,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, OTHER_SIZE: tl.constexpr, OTHER_BLOCK: tl.constexpr,
-    TRANSPOSED: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr, OTHER_GATED: tl.constexpr,
-    HAS_RESET: tl.constexpr, STORE_X: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    TRANSPOSED: tl.constexpr, C: tl.constexpr, LEVEL: tl.constexpr, LEVELS: tl.constexpr, GATED: tl.constexpr,
+    OTHER_GATED: tl.constexpr, HAS_RESET: tl.constexpr, STORE_X: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one side: x and y are q and k, the other ones d_o and v; or the other way round.
 
@@ -255,7 +300,7 @@ def _side_gradients(
     sequence, last = sequences(reset, chunk, T, C, HAS_RESET)
     m = other_x_scale * _all_scores(
         other_x, other_y, other_g, other_x_strides, other_y_strides, other_g_strides, steps, OTHER_SIZE, OTHER_BLOCK,
-        C, LEVELS, OTHER_GATED, EVEN, PRECISION,
+        C, LEVEL, LEVELS, OTHER_GATED, EVEN, PRECISION,
     )  # fmt: skip
     if HAS_RESET:
         m = tl.where(sequence[:, None] == sequence[None, :], m, 0.0)
@@ -279,7 +324,7 @@ def _side_gradients(
         if HAS_RESET:
             of_y = tl.where((sequence == 0)[:, None], of_y, 0.0)
             of_x = tl.where((sequence == last)[:, None], of_x, 0.0)
-        inner_y, inner_x = _apply_both(m, x_tile, y_tile, gates, C, LEVELS, GATED, PRECISION)
+        inner_y, inner_x = _apply_both(m, x_tile, y_tile, gates, C, LEVEL, LEVELS, GATED, PRECISION)
         of_y += inner_y
         of_x += inner_x
         if STORE_X:
@@ -301,7 +346,7 @@ def _side_gradients(
 
 
 @triton.jit(do_not_specialize=["T", "H", "chunks"])
-def exact_gradients_kernel(
+def blocks_gradients_kernel(
     q,
     k,
     v,
@@ -333,6 +378,7 @@ def exact_gradients_kernel(
     BK: tl.constexpr,
     BD: tl.constexpr,
     C: tl.constexpr,
+    LEVEL: tl.constexpr,
     LEVELS: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_GK: tl.constexpr,
@@ -341,7 +387,7 @@ def exact_gradients_kernel(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradients of the chunks that are not mild, GROUP a program, by programs in pairs, one for each side.
+    """Gradients of the chunks that are for LEVEL, GROUP a program, by programs in pairs, one for each side.
 
     `flows` [chunks, B, H, K, D] are gradients of the states that leave the chunks.
     """
@@ -349,12 +395,14 @@ def exact_gradients_kernel(
     heads = (tl.num_programs(0) // 2).to(tl.int64)
     batch, head = index // H, index % H
     first = tl.program_id(1) * GROUP
-    if _all_mild(mild, first, index, heads, chunks, GROUP):
+    group = first + tl.arange(0, GROUP)
+    here = _is_of_level(mild, group.to(tl.int64) * heads + index, group < chunks, LEVEL)
+    if tl.sum(here.to(tl.int32), 0) == 0:
         return
     for n in range(GROUP):
         chunk = first + n
         place = chunk * heads + index
-        if tl.load(mild + place, mask=chunk < chunks, other=1) == 0:
+        if _is_of_level(mild, place, chunk < chunks, LEVEL):
             flow = flows + place * (K * D)
             entering = states + place * (K * D)
             leaving = final + index * (K * D)
@@ -365,12 +413,12 @@ def exact_gradients_kernel(
                     q, k, gk, d_output, v, gv, reset, d_q, d_k, d_gk, entering, leaving, flow,
                     q_strides, k_strides, gk_strides, d_output_strides, v_strides, gv_strides,
                     1.0, scale, batch, head, chunk, T, H,
-                    K, BK, D, BD, True, C, LEVELS, HAS_GK, HAS_GV, HAS_RESET, True, EVEN, PRECISION,
+                    K, BK, D, BD, True, C, LEVEL, LEVELS, HAS_GK, HAS_GV, HAS_RESET, True, EVEN, PRECISION,
                 )  # fmt: skip
             else:
                 _side_gradients(
                     d_output, v, gv, q, k, gk, reset, d_output, d_v, d_gv, entering, leaving, flow,
                     d_output_strides, v_strides, gv_strides, q_strides, k_strides, gk_strides,
                     scale, 1.0, batch, head, chunk, T, H,
-                    D, BD, K, BK, False, C, LEVELS, HAS_GV, HAS_GK, HAS_RESET, False, EVEN, PRECISION,
+                    D, BD, K, BK, False, C, LEVEL, LEVELS, HAS_GV, HAS_GK, HAS_RESET, False, EVEN, PRECISION,
                 )  # fmt: skip
