@@ -4,6 +4,7 @@ import importlib.util
 from functools import cache
 
 import torch
+from torch.autograd import forward_ad
 
 
 # Steps that the Triton kernels take: as many chunks of 64 as a GPU takes programs in a grid's second dimension.
@@ -68,6 +69,16 @@ def can_use_triton(v):
     """Whether the Triton kernels can take tensors like `v`: on an NVIDIA GPU with TF32, not float64, not too long."""
     fits = v.dtype != torch.float64 and v.shape[1] <= MAX_TRITON_TIME
     return v.is_cuda and fits and _triton_runs_on(v.device.index or 0)
+
+
+def refuse_forward_mode(*tensors):
+    """Refuses tensors with tangents: torch would run a custom op without them, as if every derivative were 0."""
+    if forward_ad._current_level < 0:  # the usual case, at no cost
+        return
+    if any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise NotImplementedError(
+            "implementation='triton' has no forward-mode derivatives (torch.func.jvp); implementation='recurrent' has"
+        )
 
 
 @torch.compiler.assume_constant_result  # torch.compile does not see the cache, and warns of it

@@ -11,7 +11,7 @@ read-out comes after the write. docs/decaying_fast_weights.md derives the matrix
 
 import torch
 
-from seqzoo.kernels.argument_checks import can_use_triton, check_arguments
+from seqzoo.kernels.argument_checks import can_use_triton, check_arguments, refuse_forward_mode
 from seqzoo.kernels.decaying_fast_weights_chunked import autocast_off, chunked_decaying_fast_weights
 from seqzoo.kernels.packed_sequences import run_packed
 
@@ -117,6 +117,7 @@ def decaying_fast_weights(
             # Imported by whoever uses it: Triton is not everywhere.
             from seqzoo.kernels.decaying_fast_weights_triton import triton_decaying_fast_weights
 
+            refuse_forward_mode(q, k, v, gk, gv, initial_state)
             output, state = triton_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset)
         else:
             raise ValueError(
@@ -155,7 +156,7 @@ def decaying_fast_weights_step(
 
     Raises:
         TypeError, ValueError: as [`decaying_fast_weights`]; or there is more than one step, or the state is not
-            contiguous or of another dtype.
+            contiguous, of another dtype, or requires a gradient.
     """
     check_arguments(
         q,
@@ -170,8 +171,13 @@ def decaying_fast_weights_step(
     dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
     if k.shape[1] != 1:
         raise ValueError(f"one step at a time, got {k.shape[1]}: use decaying_fast_weights for more")
+    if state is None:
+        raise TypeError("state must be a tensor to be written to, got None: zeros [batch, heads, K, D] to begin with")
     if state.dtype != dtype or not state.is_contiguous():
-        raise ValueError(f"state must be contiguous and {dtype}, to be written to; got {state.dtype}")
+        came = f"{state.dtype}{'' if state.is_contiguous() else ', not contiguous'}"
+        raise ValueError(f"state must be contiguous and {dtype}, to be written to; got {came}")
+    if state.requires_grad:  # a parameter would be lost, and a graph that it is part of would not know of the step
+        raise ValueError("state is written to and must not require a gradient: use state.detach().clone()")
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if implementation == "auto":
         implementation = "triton" if can_use_triton(v) else "recurrent"

@@ -12,7 +12,7 @@ paper's own kernels. docs/delta_fast_weights.md derives the matrix form.
 
 import torch
 
-from seqzoo.kernels.argument_checks import can_use_triton, check_arguments
+from seqzoo.kernels.argument_checks import can_use_triton, check_arguments, refuse_forward_mode
 from seqzoo.kernels.decaying_fast_weights_chunked import autocast_off
 from seqzoo.kernels.delta_fast_weights_chunked import chunked_delta_fast_weights
 from seqzoo.kernels.packed_sequences import run_packed
@@ -120,6 +120,7 @@ def delta_fast_weights(
         # Imported by whoever uses it: Triton is not everywhere.
         from seqzoo.kernels.delta_fast_weights_triton import triton_delta_fast_weights
 
+        refuse_forward_mode(q, k, v, beta, initial_state)
         with autocast_off(q.device.type):
             output, state = triton_delta_fast_weights(q, k, v, beta, scale, initial_state, reset, read_before_write)
         return output, state if output_final_state else None

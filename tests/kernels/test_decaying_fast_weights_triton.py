@@ -10,6 +10,7 @@ import torch
 from decay_rule import make_inputs, random_reset, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 from triton_kernels import (  # noqa: F401
     DEVICE,
     HALF_TOLERANCE,
@@ -226,7 +227,8 @@ def test_steps_that_overwrite_the_state(missing, K, implementation):
     [
         ({"time": 2}, "one step at a time, got 2"),
         ({"state": torch.zeros(1, 2, 16, 16, dtype=torch.float16)}, r"contiguous and torch.float32, .* torch.float16"),
-        ({"state": torch.zeros(1, 2, 16, 16).mT}, "state must be contiguous"),
+        ({"state": torch.zeros(1, 2, 16, 16).mT}, "state must be contiguous .* got torch.float32, not contiguous"),
+        ({"state": torch.zeros(1, 2, 16, 16, requires_grad=True)}, r"must not require a gradient: use state.detach"),
         ({"state": torch.zeros(2, 2, 16, 16)}, r"state must have the shape \[1, 2, 16, 16\]"),
         ({"implementation": "chunked"}, "must be 'auto', 'triton' or 'recurrent', got 'chunked'"),
     ],
@@ -237,6 +239,12 @@ def test_steps_that_are_refused(change, match):
     del inputs["initial_state"]
     with pytest.raises(ValueError, match=match):
         decaying_fast_weights_step(**inputs | change)
+
+
+def test_a_step_without_a_state_is_refused():
+    x = torch.ones(1, 1, 2, 16)
+    with pytest.raises(TypeError, match=r"state must be a tensor to be written to, got None: zeros \[batch, heads"):
+        decaying_fast_weights_step(x, x, x, state=None)
 
 
 @gpu
@@ -356,6 +364,15 @@ def test_second_derivatives_are_refused():
     (gradient,) = torch.autograd.grad(output.square().sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.sum().backward()
+
+
+def test_forward_mode_is_refused():
+    """Torch would run a custom op without tangents, as if they were 0."""
+    x = torch.randn(1, 20, 1, 16, device=DEVICE)
+    with forward_ad.dual_level():
+        q = forward_ad.make_dual(x, x)
+        with pytest.raises(NotImplementedError, match=r"'triton' has no forward-mode .*'recurrent' has"):
+            decaying_fast_weights(q, x, x, implementation="triton")
 
 
 def test_float64_is_refused():

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from decay_rule import random_reset
+from torch.autograd import forward_ad
 from triton_kernels import (  # noqa: F401
     DEVICE,
     HALF_TOLERANCE,
@@ -244,6 +245,15 @@ def test_second_derivatives_are_refused():
     (gradient,) = torch.autograd.grad(output.square().sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.sum().backward()
+
+
+def test_forward_mode_is_refused():
+    """Torch would run a custom op without tangents, as if they were 0."""
+    x = torch.randn(1, 20, 1, 16, device=DEVICE)
+    with forward_ad.dual_level():
+        q = forward_ad.make_dual(x, x)
+        with pytest.raises(NotImplementedError, match=r"'triton' has no forward-mode .*'recurrent' has"):
+            delta_fast_weights(q, x, x, implementation="triton")
 
 
 def test_float64_is_refused():
