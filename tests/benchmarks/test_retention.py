@@ -130,6 +130,15 @@ def test_what_is_missing_is_named(text, tmp_path):
         tiny(tmp_path, tmp_path)
 
 
+def test_a_damaged_test_text_is_found_before_training(text, tmp_path):
+    for path in text.glob("*.xz"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "test.jsonl.xz").write_bytes(lzma.compress(b'{"content": "another key"}\n'))
+    with pytest.raises(ValueError, match=r"line 1 of test\.jsonl is no JSON object with the key 'text'"):
+        tiny(tmp_path, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_is_refused():
     with pytest.raises(ValueError, match="needs a GPU, and torch sees none"):
