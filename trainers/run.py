@@ -49,7 +49,7 @@ from seqzoo.trainers.loop import (
 )
 from seqzoo.trainers.recipe import Recipe, RecipeError, load_recipe
 from seqzoo.trainers.recipe_model import check_sources, trained_parameters
-from seqzoo.trainers.run_folder import RECIPE_FILE, changed_keys, check_run_folder, locked, open_run_folder
+from seqzoo.trainers.run_folder import RECIPE_FILE, changed_keys, check_run_folder, opened_run_folder
 from seqzoo.trainers.tracking import finish_tracker, installed_tracker, start_tracker
 from seqzoo.trainers.transfer.lora import merge_lora
 
@@ -140,33 +140,30 @@ def run(recipe: Recipe) -> dict[str, Any]:
         + (topology if accelerator.num_processes > 1 else f"1 process ({accelerator.device})"),
     )
     # From here on the recipe is known to be good; only now an earlier run may have to go.
-    if accelerator.is_main_process:
-        open_run_folder(folder, recipe)
-    accelerator.wait_for_everyone()
-    if tracker:
-        start_tracker(accelerator, recipe)
-
-    with locked(folder) if accelerator.is_main_process else nullcontext():
+    with opened_run_folder(folder, recipe) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        if tracker:
+            start_tracker(accelerator, recipe)
         try:
             model, state = train(accelerator, model, prepared.batches, prepared.objective, recipe, started)
         except TrainingStopped:
             finish_tracker(accelerator)
             raise
-    if recipe.training.lora_rank:
-        merge_lora(accelerator.unwrap_model(model))
-    evaluation = prepared.evaluate(model)
-    weights = accelerator.get_state_dict(model)
-    model = accelerator.unwrap_model(model)
-    # FSDP gathers a tied weight under each of its names; it is stored under one.
-    weights = {name: weight for name, weight in weights.items() if name not in model.all_tied_weights_keys}
-    metrics = _metrics(recipe, prepared, trained, state, evaluation)
-    if accelerator.is_main_process:
-        with replacing_files(folder) as unfinished:
-            model.save_pretrained(unfinished, state_dict=weights)
-            if prepared.processor is not None:
-                prepared.processor.save_pretrained(unfinished)
-        write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        note(accelerator, f"{recipe.name}: finished, the model is in {folder}")
+        if recipe.training.lora_rank:
+            merge_lora(accelerator.unwrap_model(model))
+        evaluation = prepared.evaluate(model)
+        weights = accelerator.get_state_dict(model)
+        model = accelerator.unwrap_model(model)
+        # FSDP gathers a tied weight under each of its names; it is stored under one.
+        weights = {name: weight for name, weight in weights.items() if name not in model.all_tied_weights_keys}
+        metrics = _metrics(recipe, prepared, trained, state, evaluation)
+        if accelerator.is_main_process:
+            with replacing_files(folder) as unfinished:
+                model.save_pretrained(unfinished, state_dict=weights)
+                if prepared.processor is not None:
+                    prepared.processor.save_pretrained(unfinished)
+            write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+            note(accelerator, f"{recipe.name}: finished, the model is in {folder}")
     accelerator.wait_for_everyone()
     finish_tracker(accelerator)
     if recipe.hub.repo_id and accelerator.is_main_process:

@@ -60,8 +60,9 @@ def check_run_folder(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def open_run_folder(folder: Path, recipe: Recipe) -> None:
-    """Make the folder, remove the run that `training.overwrite` replaces, and leave the resolved recipe.
+@contextmanager
+def opened_run_folder(folder: Path, recipe: Recipe) -> Iterator[None]:
+    """Lock the folder; remove the run that `training.overwrite` replaces, and leave the resolved recipe.
 
     Raises:
         `FileExistsError`: another process trains there at this moment.
@@ -69,16 +70,18 @@ def open_run_folder(folder: Path, recipe: Recipe) -> None:
     """
     with writing("the run", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder), writing("the run", folder):
+    with locked(folder):
         if recipe.training.overwrite:
-            for name in ("checkpoints", "logs"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-            for name in ("metrics.json", "model.safetensors"):
-                (folder / name).unlink(missing_ok=True)
-    sections = recipe.as_dict()
-    # Said of one life, not of the run.
-    sections["training"] |= {"max_minutes": None, "resume": False, "overwrite": False}
-    write_text(folder / RECIPE_FILE, yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
+            with writing("the run", folder):
+                for name in ("checkpoints", "logs"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
+                for name in ("metrics.json", "model.safetensors"):
+                    (folder / name).unlink(missing_ok=True)
+        sections = recipe.as_dict()
+        # Said of one life, not of the run.
+        sections["training"] |= {"max_minutes": None, "resume": False, "overwrite": False}
+        write_text(folder / RECIPE_FILE, yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
+        yield
 
 
 @contextmanager

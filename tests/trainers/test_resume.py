@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import yaml
 
 from seqzoo.data.text_packing import PackedBatches
+from seqzoo.trainers.checkpointing import replacing_files
 from seqzoo.trainers.recipe import load_recipe
 from seqzoo.trainers.run import main, run
+from seqzoo.trainers.run_folder import locked
 
 
 # The trainer's own command, but the process kills itself at a given call: no step of it can clean up.
@@ -151,6 +154,24 @@ def test_two_runs_do_not_share_a_folder(sections, tmp_path):
     other.kill()
     other.communicate()
     run(load_recipe(sections, [*overrides, "training.overwrite=true"]))
+
+
+def test_a_folder_is_kept_until_the_finished_model_is_in_it(sections, tmp_path, monkeypatch):
+    folder, tried = tmp_path / "run", []
+
+    @contextmanager
+    def save(where):
+        with pytest.raises(FileExistsError, match="another process is training"), locked(folder):
+            pass
+        tried.append(where)
+        with replacing_files(where) as unfinished:
+            yield unfinished
+
+    monkeypatch.setattr("seqzoo.trainers.run.replacing_files", save)
+    run(load_recipe(sections))
+    assert tried == [folder]
+    with locked(folder):
+        pass
 
 
 CONVERSIONS = {
