@@ -70,6 +70,7 @@ def decaying_fast_weights(
         ValueError: an argument has the wrong shape or device, there is no step, `cu_seqlens` does not rise from 0 to
             time or comes with `reset`, there is no such implementation, or it cannot do that (a second derivative,
             "triton" without a GPU or in float64).
+        NotImplementedError: forward-mode derivatives of "triton".
         ImportError: "triton" without Triton.
 
     Example:

@@ -74,6 +74,7 @@ def delta_fast_weights(
             time or comes with `reset`, there is no such implementation, or it cannot do that ("triton" without a GPU,
             in float64 or with longer keys).
         RuntimeError: a second derivative of "triton".
+        NotImplementedError: forward-mode derivatives of "triton".
         ImportError: "triton" without Triton.
 
     Example:
