@@ -79,7 +79,7 @@ def run(
     Raises:
         `TrainingStopped`: the minutes are over.
         `FileNotFoundError`: the text is not there.
-        `ValueError`: there is no GPU, or a file does not hold what its name says.
+        `ValueError`: there is no GPU, a file does not hold what its name says, or the text was changed between stages.
         And what [`run_to_the_end`] raises.
     """
     started = time.monotonic()
@@ -106,6 +106,8 @@ def run(
             progress(f"{_name(stage)} ({recipe.name})")
         recipe.training.max_minutes = left
         metrics[stage] = run_to_the_end(recipe)
+    if len({entry["data"]["sha256"] for entry in metrics.values()}) > 1:
+        raise ValueError(f"the stages in {folder} have read different texts under one name; remove it to do it again")
     progress("the test text")
     stages = {
         stage: {

@@ -109,6 +109,18 @@ def test_another_teacher_has_other_students(measured, text, tmp_path):
     assert [path.name for path in folder.iterdir()] == [TEACHER]
 
 
+def test_stages_of_different_texts_are_not_compared(measured, text):
+    metrics = measured[0] / STUDENT / "metrics.json"
+    before = metrics.read_text()
+    sha256 = json.loads(before)["data"]["sha256"]
+    try:
+        metrics.write_text(before.replace(sha256, "0" * 64))
+        with pytest.raises(ValueError, match=r"have read different texts under one name; remove it"):
+            tiny(text, measured[0])
+    finally:
+        metrics.write_text(before)
+
+
 def test_the_recipes_compare_fairly(tmp_path):
     teacher, continued, student = (stage_recipe(stage, tmp_path, tmp_path) for stage in STAGES)
     same = [asdict(recipe.training) | {"output_dir": None} for recipe in (continued, student)]
