@@ -104,7 +104,7 @@ def run(
             raise TrainingStopped(f"{recipe.name} comes next, the time of this call is over")
         if stage in todo:
             progress(f"{_name(stage)} ({recipe.name})")
-        recipe.training.max_minutes = max(left, 0.01)  # at least a step
+        recipe.training.max_minutes = max(left, 1e-6)  # a step at least
         metrics[stage] = run_to_the_end(recipe)
     if len({entry["data"]["sha256"] for entry in metrics.values()}) > 1:
         raise ValueError(f"the stages in {folder} have read different texts under one name; remove it to do it again")

@@ -89,7 +89,7 @@ def assert_packed(op, implementation, lengths, given, returned, **options):
     options["output_final_state"] = returned
     expected = results(lambda **inputs: one_by_one(op, lengths, **inputs), inputs, torch.float64, **options)
     options |= {"cu_seqlens": edges_of(lengths), "implementation": implementation}
-    assert_same(results(op, inputs, dtype, device, **options), expected, 2e-6 if dtype == torch.float32 else 1e-12)
+    assert_same(results(op, inputs, dtype, device, **options), expected, 5e-6 if dtype == torch.float32 else 1e-12)
 
 
 @every_form
