@@ -21,6 +21,7 @@ from triton_kernels import (  # noqa: F401
     poisoned,
     tensor_cores,
 )
+from triton_memory import memory_faults  # noqa: F401
 
 from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights, decaying_fast_weights_step
 
@@ -113,6 +114,51 @@ def test_mild_and_strong_chunks_in_one_call():
     inputs["gk"][:, 70, 1, 3] = -40.0
     inputs["gv"][:, 199, 2] = -400.0
     assert_exact(inputs)
+
+
+@pytest.mark.parametrize(("time", "K", "D"), [(128, 64, 16), (70, 33, 20), (65, 16, 80), (1, 5, 7)])
+def test_programs_keep_to_their_memory(time, K, D, memory_faults):  # noqa: F811
+    inputs = make_inputs(1, time, 2, K, D)
+    inputs["gk"][:, -1, 1, 0] = -40.0  # of two heads, one is not mild
+    inputs["q"], inputs["v"] = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (inputs["q"], inputs["v"]))
+    run(inputs, "triton", torch.float32, random_reset(1, time, 0.05))
+    run(inputs | dict.fromkeys(["gv", "initial_state"]), "triton", torch.float32)
+    step = {name: x[:, :1] for name, x in inputs.items() if name != "initial_state"}
+    decaying_fast_weights_step(**step, state=inputs["initial_state"], implementation="triton")
+    assert not memory_faults
+
+
+def test_memory_that_is_not_a_programs_own_shows(memory_faults):  # noqa: F811
+    from triton import language as tl
+
+    @triton.jit
+    def outside(x, y):
+        tl.store(y + tl.arange(0, 4), tl.load(x + tl.arange(0, 4)))
+
+    @triton.jit
+    def unwritten(x, y):
+        tl.store(y, tl.load(x))
+
+    @triton.jit
+    def shared(x, y):
+        tl.store(y, tl.program_id(0).to(tl.float32))
+
+    @triton.jit
+    def neighbours(x, y):
+        i = tl.program_id(0)
+        tl.store(y + i, tl.load(y + 1 - i))
+
+    x, y = torch.zeros(8)[::2], torch.zeros(4)
+    outside[1,](x, y)
+    unwritten[1,](torch.empty(1), y)
+    shared[2,](x, y)
+    neighbours[2,](x, y)
+    assert memory_faults == {
+        "outside: outside of its tensors",
+        "unwritten: what was never written",
+        "shared: programs store different numbers in the same place",
+        "neighbours: a program loads what another one stores",
+    }
 
 
 def test_gradients_through_the_state_alone():
