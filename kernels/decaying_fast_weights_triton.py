@@ -351,6 +351,8 @@ def triton_decaying_fast_weights_step(q, k, v, gk, gv, state, scale):
 def triton_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset):
     """The op of `decaying_fast_weights` by Triton kernels; takes its arguments as checked there."""
     check(k, v)
+    # Products of float64, which sums of log gates are, come in no other type.
+    gk, gv = (x.float() if x is not None and x.dtype == torch.float64 else x for x in (gk, gv))
     tensors = (q, k, v, gk, gv, initial_state)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     if initial_state is not None:

@@ -216,6 +216,20 @@ def test_strides_of_any_kind():
     assert max(errors(actual, expected).values()) <= TOLERANCE
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_gates_of_another_type_than_values(dtype):
+    inputs = make_inputs(time=70, heads=1, logits=8.0)
+    inputs |= {name: inputs[name].to(dtype) for name in ("gk", "gv")}
+    expected = run(inputs, "recurrent", torch.float64)
+    actual = run(inputs, "triton", None, device=DEVICE)
+    assert actual["d_gk"].dtype == dtype
+    limits = dict.fromkeys(expected, TOLERANCE) | dict.fromkeys(
+        ["d_gk", "d_gv"], 1e-3 if dtype == torch.float16 else TOLERANCE
+    )
+    for name, error in errors(actual, expected).items():
+        assert error <= limits[name], f"{name}: {error:.1e}"
+
+
 def test_a_gate_of_a_head_as_a_view():
     inputs = make_inputs(1, 70, 2, 16, 16)
     gate = inputs["gk"][..., :1].clone().to(DEVICE).requires_grad_()
