@@ -77,8 +77,9 @@ def _step_kernel(
     """
     head = tl.program_id(0).to(tl.int64)
     batch, h = head // H, head % H
-    i = tl.arange(0, BK)
-    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    # Channels of a view may be so far apart that 32 bits do not count it.
+    i = tl.arange(0, BK).to(tl.int64)
+    d = (tl.program_id(1) * BD + tl.arange(0, BD)).to(tl.int64)
     q_t = tl.load(q + batch * q_strides[0] + h * q_strides[2] + i * q_strides[3], mask=i < K, other=0.0)
     k_t = tl.load(k + batch * k_strides[0] + h * k_strides[2] + i * k_strides[3], mask=i < K, other=0.0)
     v_t = tl.load(v + batch * v_strides[0] + h * v_strides[2] + d * v_strides[3], mask=d < D, other=0.0)

@@ -361,6 +361,15 @@ def test_a_chunk_that_spans_more_than_32_bits_count():
     torch.testing.assert_close(decaying_fast_weights(q, q, q)[0], decaying_fast_weights(*[q.contiguous()] * 3)[0])
 
 
+@gpu
+def test_a_step_whose_channels_span_more_than_32_bits_count():
+    q = torch.empty(32, 72_000_000, device="cuda", dtype=torch.bfloat16)[:, :2].normal_().T[:, None, None]  # 2.3e9
+    state, expected_state = torch.zeros(2, 2, 1, 32, 32, device="cuda")
+    output = decaying_fast_weights_step(q, q, q, state=state)
+    expected = decaying_fast_weights_step(*[q.contiguous()] * 3, state=expected_state)
+    torch.testing.assert_close((output, state), (expected, expected_state))
+
+
 def test_pieces_are_the_whole():
     inputs = {name: x.to(DEVICE) for name, x in make_inputs(time=133).items()}
     whole, last = decaying_fast_weights(**inputs, output_final_state=True, implementation="triton")
