@@ -187,7 +187,7 @@ def _forward(
     states, decays, mild = _empty_saved(k, v)
     mild.fill_(1)
     if gk is None or gv is None:
-        decays.fill_(1)
+        decays.fill_(1)  # nobody reads those of a gate that is not given, but outputs of an op are not left to chance
     final = _through_chunks(k, v, gk, gv, reset, initial_state, 1.0, states, decays, mild, reverse=False)
     strides = map(strides_of, (q, k, v, gk, gv))
     arguments = (q, k, v, gk, gv, reset, states, mild, output, *strides, scale, time, heads)
