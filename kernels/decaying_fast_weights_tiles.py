@@ -1,4 +1,4 @@
-r"""What the Triton kernels of decaying fast weights share: tiles of a chunk, sums of log gates, products.
+r"""What the Triton kernels of decaying fast weights share: tiles of a chunk, and sums of log gates.
 
 A chunk is C steps. A tile has the C steps of some channels, [C, B], and a log gate beside each channel. Sums of log
 gates over steps are products with a matrix of 0, 1 and -1: exact for gates of half precision, three TF32 products for
@@ -50,7 +50,10 @@ def load_gates(start, strides, columns, steps, C: tl.constexpr, SIZE: tl.constex
 
 @triton.jit
 def store_tile(start, size, x, columns, steps, stride, C: tl.constexpr, EVEN: tl.constexpr):
-    """[C, columns] into a contiguous tensor whose steps are `stride` apart."""
+    """[C, columns] into a contiguous tensor whose steps are `stride` apart.
+
+    Counted in 32 bits, to spare registers: C steps of all heads are less than 2^31 numbers.
+    """
     t = tl.arange(0, C)[:, None]
     places = start + t * stride + columns[None, :]
     if EVEN:

@@ -78,8 +78,9 @@ def _step_kernel(
     """
     head = tl.program_id(0).to(tl.int64)
     batch, h = head // H, head % H
-    i = tl.arange(0, BK)
-    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    # Channels of a view may be so far apart that 32 bits do not count it.
+    i = tl.arange(0, BK).to(tl.int64)
+    d = (tl.program_id(1) * BD + tl.arange(0, BD)).to(tl.int64)
     q_t = tl.load(q + batch * q_strides[0] + h * q_strides[2] + i * q_strides[3], mask=i < K, other=0.0)
     k_t = tl.load(k + batch * k_strides[0] + h * k_strides[2] + i * k_strides[3], mask=i < K, other=0.0)
     v_t = tl.load(v + batch * v_strides[0] + h * v_strides[2] + d * v_strides[3], mask=d < D, other=0.0)
@@ -193,7 +194,7 @@ def _forward(
     states, decays, mild = _empty_saved(k, v)
     mild.fill_(1)
     if gk is None or gv is None:
-        decays.fill_(1)
+        decays.fill_(1)  # nobody reads those of a gate that is not given, but outputs of an op are not left to chance
     final = _through_chunks(k, v, gk, gv, reset, initial_state, 1.0, states, decays, mild, reverse=False)
     strides = map(strides_of, (q, k, v, gk, gv))
     arguments = (q, k, v, gk, gv, reset, states, mild, output, *strides, scale, time, heads)
@@ -352,6 +353,8 @@ def triton_decaying_fast_weights_step(q, k, v, gk, gv, state, scale):
 def triton_decaying_fast_weights(q, k, v, gk, gv, scale, initial_state, reset):
     """The op of `decaying_fast_weights` by Triton kernels; takes its arguments as checked there."""
     check(k, v)
+    # Products of float64, which sums of log gates are, come in no other type.
+    gk, gv = (x.float() if x is not None and x.dtype == torch.float64 else x for x in (gk, gv))
     tensors = (q, k, v, gk, gv, initial_state)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     if initial_state is not None:

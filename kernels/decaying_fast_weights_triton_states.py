@@ -70,9 +70,9 @@ def writes_kernel(
 ):
     """W of every chunk, into `states` [chunks, B, H, K, D].
 
-    x is of size K, y of size D and multiplied by `scale`: k and v, or q and d_o. The forward pass writes the decays of
-    half chunks, `decays` [chunks, B, H, 2, K + D]. It sets `mild` [chunks, B, H, 2] to 0 where the gates of the chunk,
-    or of a block of 2^BLOCK_LEVEL steps in it, are not.
+    x is of size K, y of size D and multiplied by `scale`: k and v decayed to the end of the chunk, or, REVERSE, q and
+    d_o to its start. The forward pass writes the decays of half chunks, `decays` [chunks, B, H, 2, K + D], and sets
+    `mild` [chunks, B, H, 2] to 0 where the gates of the chunk, or of a block of 2^BLOCK_LEVEL steps in it, are not.
     """
     index = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)

@@ -22,6 +22,7 @@ from triton_kernels import (  # noqa: F401
     poisoned,
     tensor_cores,
 )
+from triton_memory import memory_faults  # noqa: F401
 
 from seqzoo.kernels.decaying_fast_weights import decaying_fast_weights, decaying_fast_weights_step
 
@@ -119,6 +120,51 @@ def test_mild_stronger_and_any_gates_in_one_call(module):
     assert_exact(inputs)
 
 
+@pytest.mark.parametrize(("time", "K", "D"), [(128, 64, 16), (70, 33, 20), (65, 16, 80), (1, 5, 7)])
+def test_programs_keep_to_their_memory(time, K, D, memory_faults):  # noqa: F811
+    inputs = make_inputs(1, time, 2, K, D)
+    inputs["gk"][:, -1, 1, 0] = -40.0  # of two heads, one is not mild
+    inputs["q"], inputs["v"] = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (inputs["q"], inputs["v"]))
+    run(inputs, "triton", torch.float32, random_reset(1, time, 0.05))
+    run(inputs | dict.fromkeys(["gv", "initial_state"]), "triton", torch.float32)
+    step = {name: x[:, :1] for name, x in inputs.items() if name != "initial_state"}
+    decaying_fast_weights_step(**step, state=inputs["initial_state"], implementation="triton")
+    assert not memory_faults
+
+
+def test_memory_that_is_not_a_programs_own_shows(memory_faults):  # noqa: F811
+    from triton import language as tl
+
+    @triton.jit
+    def outside(x, y):
+        tl.store(y + tl.arange(0, 4), tl.load(x + tl.arange(0, 4)))
+
+    @triton.jit
+    def unwritten(x, y):
+        tl.store(y, tl.load(x))
+
+    @triton.jit
+    def shared(x, y):
+        tl.store(y, tl.program_id(0).to(tl.float32))
+
+    @triton.jit
+    def neighbours(x, y):
+        i = tl.program_id(0)
+        tl.store(y + i, tl.load(y + 1 - i))
+
+    x, y = torch.zeros(8)[::2], torch.zeros(4)
+    outside[1,](x, y)
+    unwritten[1,](torch.empty(1), y)
+    shared[2,](x, y)
+    neighbours[2,](x, y)
+    assert memory_faults == {
+        "outside: outside of its tensors",
+        "unwritten: what was never written",
+        "shared: programs store different numbers in the same place",
+        "neighbours: a program loads what another one stores",
+    }
+
+
 def test_gradients_through_the_state_alone():
     assert_exact(make_inputs(time=70), only_state=True)
 
@@ -174,6 +220,20 @@ def test_strides_of_any_kind():
     }
     actual = run(inputs | views, "triton", torch.float32, device=DEVICE)
     assert max(errors(actual, expected).values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_gates_of_another_type_than_values(dtype):
+    inputs = make_inputs(time=70, heads=1, logits=8.0)
+    inputs |= {name: inputs[name].to(dtype) for name in ("gk", "gv")}
+    expected = run(inputs, "recurrent", torch.float64)
+    actual = run(inputs, "triton", None, device=DEVICE)
+    assert actual["d_gk"].dtype == dtype
+    limits = dict.fromkeys(expected, TOLERANCE) | dict.fromkeys(
+        ["d_gk", "d_gv"], 1e-3 if dtype == torch.float16 else TOLERANCE
+    )
+    for name, error in errors(actual, expected).items():
+        assert error <= limits[name], f"{name}: {error:.1e}"
 
 
 def test_a_gate_of_a_head_as_a_view():
@@ -312,6 +372,15 @@ def test_a_chunk_that_spans_more_than_32_bits_count():
     rows = torch.empty(64, 36_000_000, device="cuda", dtype=torch.bfloat16)[:, :32].normal_()  # 2.3e9 numbers
     q = rows.unflatten(1, (2, 16))[None]
     torch.testing.assert_close(decaying_fast_weights(q, q, q)[0], decaying_fast_weights(*[q.contiguous()] * 3)[0])
+
+
+@gpu
+def test_a_step_whose_channels_span_more_than_32_bits_count():
+    q = torch.empty(32, 72_000_000, device="cuda", dtype=torch.bfloat16)[:, :2].normal_().T[:, None, None]  # 2.3e9
+    state, expected_state = torch.zeros(2, 2, 1, 32, 32, device="cuda")
+    output = decaying_fast_weights_step(q, q, q, state=state)
+    expected = decaying_fast_weights_step(*[q.contiguous()] * 3, state=expected_state)
+    torch.testing.assert_close((output, state), (expected, expected_state))
 
 
 def test_pieces_are_the_whole():

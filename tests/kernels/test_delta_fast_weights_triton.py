@@ -18,6 +18,7 @@ from triton_kernels import (  # noqa: F401
     poisoned,
     tensor_cores,
 )
+from triton_memory import memory_faults  # noqa: F401
 
 from seqzoo.kernels.delta_fast_weights import delta_fast_weights
 
@@ -130,6 +131,15 @@ def test_strengths_of_exactly_zero_and_one():
 @pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
 def test_resets(share, read_before_write):
     assert_exact(make_inputs(2, 140, 1), random_reset(2, 140, share), read_before_write=read_before_write)
+
+
+@pytest.mark.parametrize(("time", "K", "D"), [(128, 64, 16), (70, 33, 20), (1, 5, 7)])
+def test_programs_keep_to_their_memory(time, K, D, memory_faults):  # noqa: F811
+    inputs = make_inputs(1, time, 2, K, D)
+    inputs["q"], inputs["v"] = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (inputs["q"], inputs["v"]))
+    run(inputs, "triton", torch.float32, random_reset(1, time, 0.05))
+    run(inputs | dict.fromkeys(["beta", "initial_state"]), "triton", torch.float32, read_before_write=True)
+    assert not memory_faults
 
 
 def test_gradients_through_the_state_alone():
