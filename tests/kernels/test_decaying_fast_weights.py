@@ -90,6 +90,20 @@ def test_constant_gates(gate):
     assert_exact(inputs | {name: torch.full_like(inputs[name], gate) for name in ("gk", "gv")})
 
 
+@pytest.mark.parametrize(("log_gate", "limit"), [(-2.0, 2e-5), (-3.0, 3e-4), (-5.0, 1e-2)])
+def test_gradients_of_gates_that_are_strong_throughout(log_gate, limit):
+    """Differences of flows a thousand times and more as large: what docs/decaying_fast_weights.md says of them."""
+    inputs = make_inputs(time=300, K=64, D=64)
+    noise = make_inputs(time=300, K=64, D=64, logits=0.1, bias=0.0, seed=1)
+    for name in ("gk", "gv"):
+        inputs[name] = log_gate + noise[name] - noise[name].mean()
+    expected = run(inputs, "recurrent", torch.float64)
+    actual = run(inputs, "chunked", torch.float32)
+    for name, x in actual.items():
+        error = ((x.double() - expected[name]).abs().max() / expected[name].abs().max()).item()
+        assert error <= (limit if name in ("d_gk", "d_gv") else 2e-6), f"{name}: {error:.1e}"
+
+
 @pytest.mark.parametrize("drop", [-2.5, -5.0, -30.0])
 def test_strong_gates_before_many_near_one(drop):
     """Sums of log gates become large first, then have to keep the digits of small ones."""
