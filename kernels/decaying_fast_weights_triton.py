@@ -168,6 +168,14 @@ def _flags(gk, gv, reset):
     return {"HAS_GK": gk is not None, "HAS_GV": gv is not None, "HAS_RESET": reset is not None}
 
 
+def _mild_block(k, v):
+    """Of [`MILD_BLOCK`], what fits: with several such tiles a program shares up to 104 KiB, which small GPUs lack."""
+    several = max(k.shape[-1], v.shape[-1]) > MILD_BLOCK
+    if several and v.is_cuda and torch.cuda.get_device_properties(v.device).shared_memory_per_block_optin < 160 * 1024:
+        return MILD_BLOCK // 2
+    return MILD_BLOCK
+
+
 def _strong_levels(gk, gv):
     """Of the kernels that are launched beside those for mild gates."""
     return () if gk is None and gv is None else (BLOCK_LEVEL, 0)
@@ -199,7 +207,9 @@ def _forward(
     strides = map(strides_of, (q, k, v, gk, gv))
     arguments = (q, k, v, gk, gv, reset, states, mild, output, *strides, scale, time, heads)
     grid, constants = (batch * heads, len(states)), _constants(v, gk, gv, reset)
-    mild_output_kernel[grid](decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **_options(v), num_stages=1)
+    mild_output_kernel[grid](
+        decays, *arguments, **_sizes(k, v, _mild_block(k, v)), **constants, **_options(v), num_stages=1
+    )
     for level in _strong_levels(gk, gv):
         blocks_output_kernel[batch * heads, triton.cdiv(len(states), GROUP)](
             *arguments, len(states), **_sizes(k, v, STRONG_BLOCK), **constants, **OPTIONS, LEVEL=level, GROUP=GROUP
@@ -239,7 +249,7 @@ def _backward(
     arguments = (*tensors, *map(strides_of, (q, k, v, gk, gv, d_output)), scale, time, heads)
     constants = _constants(v, gk, gv, reset)
     mild_gradients_kernel[2 * batch * heads, len(states)](
-        decays, *arguments, **_sizes(k, v, MILD_BLOCK), **constants, **OPTIONS, num_stages=1
+        decays, *arguments, **_sizes(k, v, _mild_block(k, v)), **constants, **OPTIONS, num_stages=1
     )
     for level in _strong_levels(gk, gv):
         blocks_gradients_kernel[2 * batch * heads, triton.cdiv(len(states), GROUP)](

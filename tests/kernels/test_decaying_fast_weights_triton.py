@@ -70,6 +70,11 @@ def test_sizes_of_several_tiles(K, D, missing):
     assert_exact(make_inputs(time=66, heads=1, K=K, D=D) | dict.fromkeys(missing.split()))
 
 
+def test_small_tiles_of_mild_gates(module, monkeypatch):
+    monkeypatch.setattr(module, "_mild_block", lambda k, v: 32)  # of GPUs with little shared memory
+    assert_exact(make_inputs(time=66, heads=1, K=96, D=40), reset=random_reset(1, 66, 0.05))
+
+
 @gpu
 @pytest.mark.parametrize("logits", [1.0, 8.0, 60.0, 1000.0])
 @pytest.mark.parametrize("time", [1000, 4097])
