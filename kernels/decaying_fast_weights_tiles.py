@@ -2,7 +2,7 @@ r"""What the Triton kernels of decaying fast weights share: tiles of a chunk, an
 
 A chunk is C steps. A tile has the C steps of some channels, [C, B], and a log gate beside each channel. Sums of log
 gates over steps are products with a matrix of 0, 1 and -1: exact for gates of half precision, three TF32 products for
-float32. All exponents are such sums over the steps in question alone: a difference of two running sums would lose
+float32. All exponents are such sums, counted from a middle or a boundary: a difference of two running sums would lose
 digits.
 """
 
