@@ -1,6 +1,6 @@
 r"""Triton kernels of decaying fast weights for chunks with mild gates: plain matrix products around the middle.
 
-Sums of log gates are counted from the middle of a chunk, after step M = C / 2. With c_t such a sum, rise_t = exp(c_t)
+Sums of log gates are counted from the middle of a chunk, between its halves. With c_t such a sum, rise_t = exp(c_t)
 and fall_t = exp(-c_t), what step t keeps of step j decays by rise_t fall_j on either side. So everything is scaled to
 the middle once,
 

@@ -75,9 +75,10 @@ def assert_same(actual, expected, tolerance):
     for name, x in actual.items():
         assert x.shape == expected[name].shape, name
         # A gate's gradient is a difference of flows, of few steps next to nothing: docs/decaying_fast_weights.md.
-        scale = max(expected[y].abs().max() for y in ([name, "d_q"] if name in ("d_gk", "d_gv") else [name]))
+        is_gate = name in ("d_gk", "d_gv")
+        scale = max(expected[y].abs().max() for y in ([name, "d_q"] if is_gate else [name]))
         error = (x.cpu().double() - expected[name]).abs().max() / scale.clamp(min=1e-300)
-        assert error <= tolerance, f"{name}: {error:.1e}"
+        assert error <= tolerance * (2.5 if is_gate else 1), f"{name}: {error:.1e}"
 
 
 def assert_packed(op, implementation, lengths, given, returned, **options):
@@ -89,7 +90,7 @@ def assert_packed(op, implementation, lengths, given, returned, **options):
     options["output_final_state"] = returned
     expected = results(lambda **inputs: one_by_one(op, lengths, **inputs), inputs, torch.float64, **options)
     options |= {"cu_seqlens": edges_of(lengths), "implementation": implementation}
-    assert_same(results(op, inputs, dtype, device, **options), expected, 5e-6 if dtype == torch.float32 else 1e-12)
+    assert_same(results(op, inputs, dtype, device, **options), expected, 2e-6 if dtype == torch.float32 else 1e-12)
 
 
 @every_form
